@@ -1,0 +1,38 @@
+"""A strict session: simulated devices, no silent broadcasting, shapes checked at run time."""
+
+import os
+import sys
+
+# These are read when jax is imported. A value from outside wins, so that the same tests can be run
+# on an accelerator or on another number of devices; processes that tests start inherit them.
+assert "jax" not in sys.modules, "jax is imported before tests/conftest.py could configure it"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import hypothesis
+import jax
+import jaxtyping
+import pytest
+
+# From here on every module of dbjax that is imported has its annotations, shapes among them,
+# checked at each call.
+jaxtyping.install_import_hook("dbjax", "beartype.beartype")
+
+# Adding (4, 3) to (3,) is an error: in a library of batched states it is nearly always a mistake.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compiling makes a first example slow, and the same examples each time make a failure repeatable.
+hypothesis.settings.register_profile(
+    "dbjax",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("dbjax")
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """Return the random key that tests draw from."""
+    return jax.random.key(0)
