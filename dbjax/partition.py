@@ -1,0 +1,196 @@
+"""How layers and noise are shared out among blocks.
+
+A partition is a split of u in [0, 1] (see `dbjax.noise`), block 0 noisiest. Everything here runs on
+the host in float64: boundaries, training intervals and sampling grids are constants of a run.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from dbjax.errors import SettingError, require
+from dbjax.noise import LogNormalNoise, NoiseProcess
+
+STRATEGIES = ("equiprobable", "uniform")
+GRIDS = ("even", "karras")
+
+# Two float64 roads to one boundary differ by rounding only; any real distance in u is far larger.
+_SAME_U = 1e-9
+# What float32 can still draw from, next to u = 1.
+_SMALLEST_SHARE = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class PartitionConfig:
+    """The `partition` section of a config.
+
+    Attributes:
+        num_blocks: B; 1 is ordinary end-to-end training.
+        strategy: `equiprobable` gives every block the same training mass; `uniform` the same
+            width in the noise's natural coordinate (ln sigma; time).
+        layers: layers of each block, noisiest first, such as (3, 6, 3); None shares them evenly.
+        overlap: gamma; a block trains on its range widened on both sides by gamma times its width
+            in the natural coordinate (paper, appendix C). Sampling never uses it.
+    """
+
+    num_blocks: int = 3
+    strategy: str = "equiprobable"
+    layers: tuple[int, ...] | None = None
+    overlap: float = 0.05
+
+    def __post_init__(self) -> None:
+        require(self.num_blocks >= 1, "partition.num_blocks", self.num_blocks, "1 or more")
+        require(
+            self.strategy in STRATEGIES, "partition.strategy", self.strategy, _one_of(STRATEGIES)
+        )
+        require(self.overlap >= 0, "partition.overlap", self.overlap, "0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """B blocks, noisiest first.
+
+    Attributes:
+        edges: B + 1 boundaries in u, from 0 to 1; block b owns [edges[b], edges[b + 1]].
+        intervals: for each block the (lower, upper) u it trains on, overlap included.
+        layers: for each block the indices of its layers in the whole network.
+    """
+
+    edges: tuple[float, ...]
+    intervals: tuple[tuple[float, float], ...]
+    layers: tuple[tuple[int, ...], ...]
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.layers)
+
+    def block_of(self, u: float) -> int:
+        """The one road from a noise level to its block. A boundary belongs to the cleaner side."""
+        inner = np.asarray(self.edges[1:-1])
+        return int(np.searchsorted(inner, u + _SAME_U, side="right"))
+
+
+def make_partition(config: PartitionConfig, noise: NoiseProcess, num_layers: int) -> Partition:
+    """Shares `num_layers` layers and the noise range among `config.num_blocks` blocks.
+
+    Raises:
+        SettingError: if layers or noise cannot be shared out as asked.
+    """
+    counts = _layer_counts(config, num_layers)
+    ends = list(itertools.accumulate(counts, initial=0))
+    b = config.num_blocks
+    edges = np.linspace(0.0, 1.0, b + 1)
+    if config.strategy == "uniform":
+        natural = np.linspace(noise.natural(0.0), noise.natural(1.0), b + 1)
+        edges[1:-1] = noise.u_of_natural(natural[1:-1])
+        share = float(np.min(np.diff(edges)))
+        require(
+            share >= _SMALLEST_SHARE,
+            "partition.strategy",
+            config.strategy,
+            f"'equiprobable' for this noise and {b} blocks (a block would train on the share "
+            f"{share:.0e} of the noise levels; at least {_SMALLEST_SHARE:.0e} is needed)",
+        )
+    return Partition(
+        edges=tuple(float(e) for e in edges),
+        intervals=tuple(
+            _widen(noise, float(lo), float(hi), config.overlap)
+            for lo, hi in itertools.pairwise(edges)
+        ),
+        layers=tuple(tuple(range(lo, hi)) for lo, hi in itertools.pairwise(ends)),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The noise levels a sampler visits, noisiest first; one network call (or two) at each.
+
+    Attributes:
+        levels: T levels, the first at u = 0, the last at u = 1.
+        blocks: the block that is asked at each of them.
+    """
+
+    levels: tuple[float, ...]
+    blocks: tuple[int, ...]
+
+
+def sampling_grid(
+    partition: Partition, noise: NoiseProcess, num_steps: int, kind: str = "even"
+) -> Grid:
+    """T = `num_steps` levels over the whole range, both ends included, each with its block.
+
+    Args:
+        partition: who owns which noise.
+        noise: maps u to levels.
+        num_steps: T; at T = 1 the only level is pure noise.
+        kind: `even` steps in u (DiffusionBlocks, appendix H), so that blocks work equally often;
+            `karras`, even in sigma^(1/7) (Karras et al. 2022, equation 5).
+
+    Raises:
+        SettingError: for no steps, an unknown grid, or `karras` without sigma.
+    """
+    require(num_steps >= 1, "sampling.num_steps", num_steps, "1 or more")
+    require(kind in GRIDS, "sampling.grid", kind, _one_of(GRIDS))
+    share = np.arange(num_steps) / max(num_steps - 1, 1)
+    if kind == "even":
+        levels = np.asarray(noise.level(share))
+        us = share
+    else:
+        if not isinstance(noise, LogNormalNoise):
+            raise SettingError(
+                f"sampling.grid is 'karras', which needs noise with a sigma; "
+                f"allowed with {type(noise).__name__}: 'even'"
+            )
+        rho = 7.0
+        first, last = noise.sigma_max ** (1 / rho), noise.sigma_min ** (1 / rho)
+        levels = (first + share * (last - first)) ** rho
+        us = np.asarray(noise.u_of(levels))
+    return Grid(
+        levels=tuple(float(level) for level in levels),
+        blocks=tuple(partition.block_of(float(u)) for u in us),
+    )
+
+
+def _layer_counts(config: PartitionConfig, num_layers: int) -> Sequence[int]:
+    b = config.num_blocks
+    require(
+        b <= num_layers,
+        "partition.num_blocks",
+        b,
+        f"at most the number of layers, {num_layers}",
+    )
+    if config.layers is None:
+        divisors = [d for d in range(1, num_layers + 1) if num_layers % d == 0]
+        require(
+            num_layers % b == 0,
+            "partition.num_blocks",
+            b,
+            f"a divisor of the {num_layers} layers ({', '.join(map(str, divisors))}), "
+            "or any number together with partition.layers",
+        )
+        return [num_layers // b] * b
+    require(
+        len(config.layers) == b and sum(config.layers) == num_layers and min(config.layers) >= 1,
+        "partition.layers",
+        config.layers,
+        f"{b} positive numbers (partition.num_blocks) that add up to {num_layers} layers",
+    )
+    return config.layers
+
+
+def _widen(noise: NoiseProcess, lo: float, hi: float, gamma: float) -> tuple[float, float]:
+    """[lo, hi] in u, widened by gamma times its width in the natural coordinate, cut to [0, 1]."""
+    if gamma == 0:
+        return lo, hi
+    noisy, clean = float(noise.natural(lo)), float(noise.natural(hi))
+    extra = gamma * (noisy - clean)
+    return (
+        0.0 if lo == 0 else float(noise.u_of_natural(noisy + extra)),
+        1.0 if hi == 1 else float(noise.u_of_natural(clean - extra)),
+    )
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return "one of " + ", ".join(repr(name) for name in names)
