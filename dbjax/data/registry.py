@@ -1,0 +1,83 @@
+"""The config section `data` and the data sets it can name."""
+
+import dataclasses
+from collections.abc import Callable
+
+from dbjax.data.cifar10 import load_cifar10
+from dbjax.data.dataset import Dataset
+from dbjax.data.embedded import load_digits, load_spiral
+from dbjax.data.latents import load_imagenet256_latents
+from dbjax.errors import require
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetEntry:
+    """How to load a data set.
+
+    Attributes:
+      load: takes `(data_dir, split)`, both as in `load_dataset`.
+      flippable: whether examples can be mirrored. Latents cannot: the encoder does not commute
+        with mirroring, so mirrored images have to be encoded too.
+      splits: parts that can be loaded.
+    """
+
+    load: Callable[[str | None, str], Dataset]
+    flippable: bool
+    splits: tuple[str, ...] = ("train", "test")
+
+
+DATASETS = {
+    "digits": DatasetEntry(load_digits, flippable=True, splits=("train", "test", "all")),
+    "spiral": DatasetEntry(load_spiral, flippable=False),
+    "cifar10": DatasetEntry(load_cifar10, flippable=True),
+    "imagenet256_latents": DatasetEntry(load_imagenet256_latents, flippable=False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The config section `data`.
+
+    Attributes:
+      name: a key of `DATASETS`.
+      batch_size: examples per step of one block.
+      data_dir: the directory of a data set that is stored in files: what tensorflow-datasets
+        prepared (None: its default) or a folder of array_record files.
+      flip: mirror each training image left to right with probability one half.
+      split: the part that is trained on; `all` of the digits is their 1,797 images.
+
+    Raises:
+      SettingError: a value is not allowed.
+    """
+
+    name: str = "digits"
+    batch_size: int = 128
+    data_dir: str | None = None
+    flip: bool = False
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        require(self.name in DATASETS, "data.name", self.name, ", ".join(DATASETS))
+        require(self.batch_size >= 1, "data.batch_size", self.batch_size, "1 or more")
+        flippable = [name for name, entry in DATASETS.items() if entry.flippable]
+        require(
+            not self.flip or self.name in flippable,
+            "data.flip",
+            self.flip,
+            f"False, or True where data.name is {' or '.join(flippable)}",
+        )
+        splits = DATASETS[self.name].splits
+        require(self.split in splits, "data.split", self.split, ", ".join(splits))
+
+
+def load_dataset(config: DataConfig) -> Dataset:
+    """Loads the configured split of the configured data set; nothing is downloaded.
+
+    Args:
+      config: which data set, which part, and where its files are.
+
+    Raises:
+      SettingError: the data set has not been prepared; the message says where it was looked for
+        and how to prepare it.
+    """
+    return DATASETS[config.name].load(config.data_dir, config.split)

@@ -1,0 +1,127 @@
+"""Endless, reproducible batches of one block, with a position that can be saved and restored."""
+
+import functools
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+from dbjax.data.dataset import Batch, Dataset, Source
+from dbjax.data.registry import DataConfig
+from dbjax.errors import require
+
+# Batches read ahead of the consumer per reading thread.
+_READ_AHEAD = 2
+
+
+def make_stream(dataset: Dataset, config: DataConfig, *, seed: int, block: int) -> "Stream":
+    """Makes the stream of block `block`.
+
+    Args:
+      dataset: the examples.
+      config: batch size and augmentation.
+      seed: the run's seed, from 0.
+      block: the block that reads the stream, from 0; every block sees an order of its own.
+    """
+    return Stream(dataset, config, seed=seed, block=block)
+
+
+class Stream(Iterator[Batch]):
+    """Endless batches `{"image": [batch, *image_shape], "label": int32 [batch]}` on the host.
+
+    Batch i depends on (data set, batch size, flip, seed, block, i) alone: not on what was read
+    before, on threads, or on where the stream was restored. Every epoch takes each example once,
+    in an order of its own; a batch may run across the end of an epoch, so none is cut short.
+    Images keep the raw units and dtype of the data set.
+    """
+
+    def __init__(self, dataset: Dataset, config: DataConfig, *, seed: int, block: int) -> None:
+        self._identity = {
+            "fingerprint": dataset.info.fingerprint,
+            "batch_size": config.batch_size,
+            "seed": seed,
+            "block": block,
+        }
+        batches = grain.MapDataset.source(
+            _BatchSource(dataset.source, config.batch_size, seed=seed, block=block)
+        )
+        if config.flip:
+            flip_seed = np.random.SeedSequence((seed, block)).generate_state(1)
+            batches = batches.random_map(_flip_half, seed=int(flip_seed[0]))
+        threads = dataset.source.read_threads
+        self._iterator = iter(
+            batches.to_iter_dataset(
+                grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_READ_AHEAD * threads)
+            )
+        )
+
+    def __next__(self) -> Batch:
+        return next(self._iterator)
+
+    def take(self, count: int) -> Batch:
+        """Returns the next `count` batches stacked, `[count, batch, ...]`."""
+        batches = [next(self) for _ in range(count)]
+        return {key: np.stack([batch[key] for batch in batches]) for key in batches[0]}
+
+    def state(self) -> dict[str, Any]:
+        """Returns the position as JSON-able values; batches read ahead do not count."""
+        return {"position": self._iterator.get_state()["next_index"], **self._identity}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continues where `state` was taken.
+
+        Raises:
+          SettingError: `state` is that of another stream: of other data, or of another batch
+            size, seed or block.
+        """
+        for key, value in self._identity.items():
+            require(
+                state.get(key) == value,
+                f"{key} of the saved data stream",
+                state.get(key),
+                f"{value!r}, as in this run",
+            )
+        self._iterator.set_state({"next_index": state["position"]})
+
+
+class _BatchSource:
+    """Random access to the endless sequence of batches.
+
+    grain's own `shuffle().repeat().batch()` calls Python several times per example, some 25
+    microseconds each, which costs more than a training step on small images. Here an epoch's
+    order is one permutation and a batch is one read.
+    """
+
+    def __init__(self, source: Source, batch_size: int, *, seed: int, block: int) -> None:
+        self._source = source
+        self._batch_size = batch_size
+        self._seed = seed
+        self._block = block
+        # Two epochs, because reading threads straddle the end of one.
+        self._order = functools.lru_cache(maxsize=2)(self._shuffle)
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> Batch:
+        first = index * self._batch_size
+        epochs, offsets = np.divmod(np.arange(first, first + self._batch_size), len(self._source))
+        indices = [
+            self._order(epoch)[offsets[epochs == epoch]]
+            for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
+        ]
+        return self._source.read(np.concatenate(indices))
+
+    def _shuffle(self, epoch: int) -> Int[np.ndarray, " size"]:
+        rng = np.random.default_rng((self._seed, self._block, epoch))
+        return rng.permutation(len(self._source))
+
+
+def _flip_half(batch: Batch, rng: np.random.Generator) -> Batch:
+    images = batch["image"]
+    chosen = rng.random(len(images)) < 0.5
+    images[chosen] = images[chosen, :, ::-1]
+    return batch

@@ -1,0 +1,26 @@
+"""Wall time of things measured side by side."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+
+def side_by_side(
+    programs: Mapping[str, Callable[[], Any]], *, repeats: int = 7
+) -> dict[str, float]:
+    """Median seconds of each program, run in turn so that a slow spell of the machine hits all.
+
+    Each is called once before, so that compilation is not measured.
+    """
+    for program in programs.values():
+        jax.block_until_ready(program())
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program())
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
