@@ -1,0 +1,1 @@
+"""Families: networks cut into blocks, each with its task."""

@@ -1,0 +1,295 @@
+"""Sampling: a walk along a grid of noise levels that asks one block at each of them.
+
+A solver is a small pure function. The number of steps, the grid and the solver are chosen when
+sampling, not when training.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from dbjax.devices import to_device
+from dbjax.errors import require
+from dbjax.partition import GRIDS, Grid, sampling_grid
+from dbjax.task import Estimate, Params, Task
+
+Denoiser = Callable[[Array, Float[Array, ""]], Estimate]
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """One step from `level` to `next_level`, both scalars. The last step's `next_level` is 0."""
+
+    def __call__(
+        self,
+        here: Denoiser,
+        there: Denoiser,
+        z: Array,
+        level: Float[Array, ""],
+        next_level: Float[Array, ""],
+        key: PRNGKeyArray,
+    ) -> tuple[Array, Estimate]:
+        """The next z, and the estimate made at `level`.
+
+        Args:
+            here: the block that owns `level`.
+            there: the block that owns `next_level`.
+            z: [batch, ...].
+            level: noise of z.
+            next_level: noise to reach.
+            key: for solvers that draw.
+        """
+
+
+def euler(
+    here: Denoiser,
+    there: Denoiser,
+    z: Array,
+    level: Float[Array, ""],
+    next_level: Float[Array, ""],
+    key: PRNGKeyArray,
+) -> tuple[Array, Estimate]:
+    """z' = (sigma'/sigma) z + (1 - sigma'/sigma) D, Euler's step of dz/dsigma = (z - D)/sigma.
+
+    The paper prints the sign of this step reversed (equations 3 to 5); this one moves to D.
+    """
+    del there, key
+    estimate = here(z, level)
+    keep = next_level / level
+    return keep * z + (1 - keep) * estimate.clean, estimate
+
+
+def heun(
+    here: Denoiser,
+    there: Denoiser,
+    z: Array,
+    level: Float[Array, ""],
+    next_level: Float[Array, ""],
+    key: PRNGKeyArray,
+) -> tuple[Array, Estimate]:
+    """Euler's step, corrected by the slope at its end (Karras et al. 2022, algorithm 1)."""
+    trial, estimate = euler(here, there, z, level, next_level, key)
+
+    def correct(trial: Array) -> Array:
+        slope = (z - estimate.clean) / level
+        slope_there = (trial - there(trial, next_level).clean) / next_level
+        return z + (next_level - level) * (slope + slope_there) / 2
+
+    return jax.lax.cond(next_level > 0, correct, lambda trial: trial, trial), estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class Churn:
+    """Raises the noise a little before each step of `solver` (Karras et al. 2022, algorithm 2).
+
+    Attributes:
+        solver: the deterministic step.
+        gamma: relative rise of sigma, min(S_churn / steps, sqrt(2) - 1).
+        s_min, s_max: only levels in this range are raised.
+        s_noise: standard deviation of the added noise.
+    """
+
+    solver: Solver
+    gamma: float
+    s_min: float = 0.0
+    s_max: float = float("inf")
+    s_noise: float = 1.0
+
+    def __call__(
+        self,
+        here: Denoiser,
+        there: Denoiser,
+        z: Array,
+        level: Float[Array, ""],
+        next_level: Float[Array, ""],
+        key: PRNGKeyArray,
+    ) -> tuple[Array, Estimate]:
+        inside = (level >= self.s_min) & (level <= self.s_max)
+        rise = jnp.where(inside, self.gamma, 0.0)
+        # sqrt(raised^2 - level^2), written so that rounding cannot make its argument negative.
+        added = level * jnp.sqrt(rise * (2 + rise)) * self.s_noise
+        z = z + added * jax.random.normal(key, z.shape, z.dtype)
+        return self.solver(here, there, z, level * (1 + rise), next_level, key)
+
+
+SOLVERS: Mapping[str, tuple[Solver, int]] = {"euler": (euler, 1), "heun": (heun, 2)}
+"""Solvers by name, each with its network calls per step (the last step always takes one)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """The `sampling` section of a config.
+
+    Attributes:
+        num_steps: points of the grid; the network is called at each.
+        grid: `even` in u, or `karras`.
+        solver: `euler` or `heun` (two network calls a step but the last).
+        guidance: scale of classifier-free guidance; 1 is none.
+        churn, churn_min, churn_max, churn_noise: S_churn, S_min, S_max and S_noise of the
+            stochastic sampler; churn 0 is deterministic.
+        batch_size: samples drawn together.
+    """
+
+    num_steps: int = 50
+    grid: str = "even"
+    solver: str = "euler"
+    guidance: float = 1.0
+    churn: float = 0.0
+    churn_min: float = 0.0
+    churn_max: float = float("inf")
+    churn_noise: float = 1.0
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        for field, names in (("grid", GRIDS), ("solver", tuple(SOLVERS))):
+            value = getattr(self, field)
+            require(value in names, f"sampling.{field}", value, " or ".join(map(repr, names)))
+        for field in ("num_steps", "batch_size"):
+            value = getattr(self, field)
+            require(value >= 1, f"sampling.{field}", value, "1 or more")
+        for field in ("guidance", "churn", "churn_min", "churn_max", "churn_noise"):
+            value = getattr(self, field)
+            require(value >= 0, f"sampling.{field}", value, "0 or more")
+
+
+class Path(NamedTuple):
+    """The walk itself, for looking at: leading axis T, the steps.
+
+    Attributes:
+        z: before each step.
+        clean: the estimate made there.
+    """
+
+    z: Array
+    clean: Array
+
+
+class Samples(NamedTuple):
+    """What a walk ends with.
+
+    Attributes:
+        clean: [num_samples, ...] samples in the model's units.
+        estimate: the last estimate, with logits where the task has them.
+        path: the way there, if recorded.
+    """
+
+    clean: Array
+    estimate: Estimate
+    path: Path | None
+
+
+class Sampler:
+    """Draws samples from the blocks of a task; compiled once per kind of block.
+
+    Attributes:
+        grid: levels visited and the block asked at each.
+        layer_evaluations: residual layers run for one sample, guidance counted.
+        batch_size: samples that are meant to be drawn together.
+    """
+
+    def __init__(self, task: Task, config: SamplingConfig) -> None:
+        self._task = task
+        self._config = config
+        self._solver, self._calls = SOLVERS[config.solver]
+        if config.churn:
+            gamma = min(config.churn / config.num_steps, 2**0.5 - 1)
+            self._solver = Churn(
+                self._solver, gamma, config.churn_min, config.churn_max, config.churn_noise
+            )
+        self.grid: Grid = sampling_grid(task.partition, task.noise, config.num_steps, config.grid)
+        self.batch_size = config.batch_size
+        self.layer_evaluations = self._count_layers()
+        self._levels = jnp.asarray((*self.grid.levels, 0.0), jnp.float32)
+        self._walk = jax.jit(self._walk_blocks)
+
+    def __call__(
+        self,
+        blocks: Mapping[int, Params],
+        key: PRNGKeyArray,
+        num_samples: int,
+        condition: Any = None,
+        *,
+        record: bool = False,
+    ) -> Samples:
+        """Walks from pure noise to clean data.
+
+        Args:
+            blocks: weights of every block, on the device or the host; one block (two at a seam
+                of a two-call solver) is brought to the device at a time.
+            key: of the starting noise and of stochastic solvers.
+            num_samples: samples drawn together.
+            condition: as the task wants it, with a leading axis `num_samples`.
+            record: also return the path.
+        """
+        start_key, step_key = jax.random.split(key)
+        z = self._task.prior(start_key, num_samples)
+        path = None
+        if record:
+            empty = jnp.zeros((len(self.grid.levels), *z.shape), z.dtype)
+            path = Path(empty, empty)
+        owners = self.grid.blocks
+        # Shapes only: weights that wait on the host cannot be combined with z.
+        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), blocks[owners[0]])
+        shapes = jax.eval_shape(self._denoise, params, z, self._levels[0], condition)
+        estimate = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        walk = Samples(z, estimate, path)
+        # Only a second call, at the end of a step, can need the next block.
+        following = (*owners[1:], owners[-1]) if self._calls == 2 else owners
+        start = 0
+        for (first, second), steps in itertools.groupby(zip(owners, following, strict=True)):
+            stop = start + len(list(steps))
+            here = to_device(blocks[first])
+            there = here if second == first else to_device(blocks[second])
+            walk = self._walk(here, there, walk, start, stop, step_key, condition)
+            # Dispatch runs ahead: without waiting, several blocks would be on their way.
+            jax.block_until_ready(walk)
+            del here, there
+            start = stop
+        return walk
+
+    def _denoise(
+        self, params: Params, z: Array, level: Float[Array, ""], condition: Any
+    ) -> Estimate:
+        levels = jnp.broadcast_to(level, z.shape[:1])
+        return self._task.denoise(params, z, levels, condition, guidance=self._config.guidance)
+
+    def _walk_blocks(
+        self,
+        here: Params,
+        there: Params,
+        walk: Samples,
+        start: Int[Array, ""],
+        stop: Int[Array, ""],
+        key: PRNGKeyArray,
+        condition: Any,
+    ) -> Samples:
+        """Steps start..stop-1 of the grid, all owned by one pair of blocks."""
+
+        def step(i: Array, walk: Samples) -> Samples:
+            z, _, path = walk
+            new, estimate = self._solver(
+                lambda z, level: self._denoise(here, z, level, condition),
+                lambda z, level: self._denoise(there, z, level, condition),
+                z,
+                self._levels[i],
+                self._levels[i + 1],
+                jax.random.fold_in(key, i),
+            )
+            if path is not None:
+                path = Path(path.z.at[i].set(z), path.clean.at[i].set(estimate.clean))
+            return Samples(new, estimate, path)
+
+        return jax.lax.fori_loop(start, stop, step, walk)
+
+    def _count_layers(self) -> int:
+        layers = [len(own) for own in self._task.partition.layers]
+        calls = list(self.grid.blocks)
+        if self._calls == 2:
+            calls += self.grid.blocks[1:]
+        passes = 1 if self._config.guidance == 1.0 else 2
+        return passes * sum(layers[b] for b in calls)
