@@ -41,7 +41,8 @@ def load_config(
     """Load a config file and apply overrides to it.
 
     Args:
-      path: ``configs/name.py``, or ``configs/name.py:variant`` for a file with variants.
+      path: ``configs/name.py``, or ``configs/name.py:variant`` for a file with variants, or what
+        `config_to_json` wrote, ``run/config.json``.
       overrides: either command-line strings, ``partition.num_blocks=4`` or
         ``--config.partition.num_blocks=4``, or a mapping, ``{"partition.num_blocks": 4}``, whose
         values may themselves be mappings of a section's keys. Later ones win.
@@ -54,7 +55,7 @@ def load_config(
         names a key that the file does not have, or has another type than the file's value.
     """
     file, variant = _split_variant(os.fspath(path))
-    config = _run(file, variant)
+    config = _run(file, variant) if file.suffix != ".json" else _read_json(file)
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
             _override(config, str(key), value, file)
@@ -220,6 +221,12 @@ def _run(file: Path, variant: str | None) -> ConfigDict:
             " allowed: a ConfigDict"
         )
     return config
+
+
+def _read_json(file: Path) -> ConfigDict:
+    if not file.is_file():
+        raise _missing(file)
+    return config_from_json(file.read_text()).unlock()
 
 
 def _missing(file: Path) -> SettingError:

@@ -1,0 +1,151 @@
+"""From a config to the objects of a run: data, network, task, trainer."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dbjax.config import defaults, section
+from dbjax.data import DataConfig, Dataset, DatasetInfo, load_dataset
+from dbjax.errors import SettingError, require
+from dbjax.families.dit import DiT, DiTConfig
+from dbjax.families.mlp import MLPConfig, make_mlp
+from dbjax.families.stack import ResidualStack
+from dbjax.noise import LogNormalNoise
+from dbjax.partition import PartitionConfig, make_partition
+from dbjax.placement import PlacementConfig
+from dbjax.sampling import SamplingConfig
+from dbjax.task import DenoisingTask
+from dbjax.training import OptimizerConfig, Trainer, make_optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """The `training` section of a config. Steps are each block's own.
+
+    Attributes:
+        steps: of each block.
+        log_every: steps between rows of `metrics.jsonl`.
+        save_every: steps between checkpoints.
+        label_dropout: probability of hiding the label, for guidance.
+    """
+
+    steps: int = 1000
+    log_every: int = 50
+    save_every: int = 500
+    label_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for field in ("steps", "log_every", "save_every"):
+            value = getattr(self, field)
+            require(value >= 1, f"training.{field}", value, "1 or more")
+        value = self.label_dropout
+        require(0 <= value < 1, "training.label_dropout", value, "a number in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """All that a program needs of one config."""
+
+    config: ConfigDict
+    data: DataConfig
+    dataset: Dataset
+    task: DenoisingTask
+    trainer: Trainer
+    training: TrainingConfig
+    placement: PlacementConfig
+    sampling: SamplingConfig
+
+
+def build(config: ConfigDict) -> Setup:
+    """Reads every section, then loads the data and puts the parts together.
+
+    Nothing is compiled and nothing is written.
+
+    Raises:
+        SettingError: for the first setting that is missing, unknown or impossible.
+    """
+    _check_top(config)
+    family = FAMILIES[config.family]
+    model: Any = section(family.config, config, "model")
+    noise = section(LogNormalNoise, config, "noise")
+    partition = section(PartitionConfig, config, "partition")
+    optimizer = section(OptimizerConfig, config, "optimizer")
+    training = section(TrainingConfig, config, "training")
+    placement = section(PlacementConfig, config, "placement")
+    sampling = section(SamplingConfig, config, "sampling")
+    data = section(DataConfig, config, "data")
+    dataset = load_dataset(data)
+    info = dataset.info
+    network = family.network(model, info, config.seed)
+    task = DenoisingTask(
+        network=network,
+        noise=noise,
+        partition=make_partition(partition, noise, network.depth),
+        image_shape=info.image_shape,
+        num_classes=info.num_classes,
+        label_dropout=training.label_dropout,
+        mean=info.mean,
+        std=info.std,
+    )
+    trainer = Trainer(
+        task, make_optimizer(optimizer, training.steps), optimizer.ema_decay, config.seed
+    )
+    return Setup(config, data, dataset, task, trainer, training, placement, sampling)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """How to read the `model` section, and how to make the network."""
+
+    config: type
+    network: Callable[[Any, DatasetInfo, int], Any]
+
+
+def _dit(model: DiTConfig, info: DatasetInfo, seed: int) -> DiT:
+    del seed
+    shape = info.image_shape
+    if len(shape) != 3:
+        raise SettingError(
+            f"data.name is {info.name!r}, whose samples have shape {shape}; "
+            "allowed with family 'dit': images [height, width, channels]"
+        )
+    return DiT(model, (shape[0], shape[1], shape[2]), info.num_classes)
+
+
+def _mlp(model: MLPConfig, info: DatasetInfo, seed: int) -> ResidualStack:
+    return make_mlp(model, info.image_shape, info.num_classes, seed)
+
+
+FAMILIES = {"dit": Family(DiTConfig, _dit), "mlp": Family(MLPConfig, _mlp)}
+
+SECTIONS = {
+    "noise": LogNormalNoise,
+    "partition": PartitionConfig,
+    "optimizer": OptimizerConfig,
+    "training": TrainingConfig,
+    "placement": PlacementConfig,
+    "sampling": SamplingConfig,
+    "data": DataConfig,
+}
+"""The sections of a config besides `model`, which depends on the family."""
+
+
+def default_config(family: str) -> ConfigDict:
+    """Every setting of a run of `family` at its default: what a config file starts from."""
+    config = ConfigDict({"family": family, "seed": 0})
+    for name, cls in {"model": FAMILIES[family].config, **SECTIONS}.items():
+        config[name] = defaults(cls)
+    return config
+
+
+def _check_top(config: ConfigDict) -> None:
+    for key in ("family", "seed"):
+        require(key in config, key, None, "to be set at the top of the config")
+    require(config.family in FAMILIES, "family", config.family, " or ".join(map(repr, FAMILIES)))
+    seed = config.seed
+    require(isinstance(seed, int) and 0 <= seed < 2**31, "seed", seed, "a whole number from 0")
+    known = {"family", "seed", "model", *SECTIONS}
+    for key in config:
+        require(key in known, "config key", key, ", ".join(sorted(known)))

@@ -1,0 +1,139 @@
+"""Saving and restoring blocks; the only place that knows Orbax.
+
+    <workdir>/checkpoints/block_00/<step>/{state,data}    one series per block, by its own steps
+    <workdir>/checkpoints/snapshot.json                   the steps that were saved together
+
+A block's item is complete in itself: parameters (its interface among them), optimizer state,
+average, step, and the position of its data stream. Blocks that own their interface are restored
+each from its latest step, so they may be saved, lost and resumed apart from one another. Blocks
+that share one are restored from the last snapshot all of them are in.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from dbjax.errors import SettingError
+from dbjax.training import BlockState
+
+Saved = tuple[BlockState, dict[str, Any]]
+
+
+class Checkpoints:
+    """The checkpoints of one run. Use as a context manager: leaving it waits for pending writes."""
+
+    def __init__(self, directory: str | Path, *, keep: int = 2) -> None:
+        """Opens `directory` (created on the first save), keeping `keep` >= 2 steps per block."""
+        self._directory = Path(directory).absolute()
+        self._options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        self._managers: dict[int, ocp.CheckpointManager] = {}
+        self._pending: dict[int, int] = {}
+
+    def save(self, blocks: Mapping[int, Saved]) -> None:
+        """Saves blocks that moved since they were last saved; writing goes on in the background."""
+        self.wait()
+        steps = {}
+        for block, (state, data) in blocks.items():
+            step = steps[block] = int(state.step)
+            manager = self._manager(block)
+            if step not in manager.all_steps():
+                args = ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
+                )
+                manager.save(step, args=args)
+        self._pending = steps
+
+    def wait(self) -> None:
+        """Returns when all is on disk."""
+        for manager in self._managers.values():
+            manager.wait_until_finished()
+        if self._pending:
+            self._write_snapshot(self._pending)
+            self._pending = {}
+
+    def steps(self, block: int) -> list[int]:
+        """Steps of `block` that can be restored, ascending; empty before the first save."""
+        if not self._path(block).is_dir():
+            return []
+        return sorted(self._manager(block).all_steps())
+
+    def resume_steps(self, blocks: list[int], *, together: bool) -> dict[int, int]:
+        """The step to restore for each block that has one.
+
+        Args:
+            blocks: block numbers.
+            together: only steps of one snapshot will do (a shared interface).
+        """
+        if not together:
+            return {b: steps[-1] for b in blocks if (steps := self.steps(b))}
+        snapshot = self._read_snapshot()
+        return {b: snapshot[b] for b in blocks} if all(b in snapshot for b in blocks) else {}
+
+    def restore(self, block: int, step: int, like: BlockState) -> Saved:
+        """One block at one of its `steps`, and the position of its data stream.
+
+        Args:
+            block: block number.
+            step: one of `steps(block)`; later ones are deleted, they belong to an abandoned future.
+            like: a state (or its shapes with shardings) of the block; says where arrays go.
+
+        Raises:
+            SettingError: if the checkpoint does not fit `like`.
+        """
+        manager = self._manager(block)
+        for later in [s for s in manager.all_steps() if s > step]:
+            manager.delete(later)
+        return self.read(block, step, like)
+
+    def read(self, block: int, step: int, like: BlockState) -> Saved:
+        """`restore` for a reader: deletes nothing."""
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
+        try:
+            saved = self._manager(block).restore(step, args=args)
+        except (ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise SettingError(
+                f"checkpoint {self._path(block) / str(step)} does not fit this model: {reason}"
+            ) from error
+        return saved.state, saved.data
+
+    def close(self) -> None:
+        self.wait()
+        for manager in self._managers.values():
+            manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _path(self, block: int) -> Path:
+        return self._directory / f"block_{block:02d}"
+
+    def _manager(self, block: int) -> ocp.CheckpointManager:
+        if block not in self._managers:
+            self._managers[block] = ocp.CheckpointManager(self._path(block), options=self._options)
+        return self._managers[block]
+
+    def _read_snapshot(self) -> dict[int, int]:
+        path = self._directory / "snapshot.json"
+        if not path.exists():
+            return {}
+        return {int(block): step for block, step in json.loads(path.read_text()).items()}
+
+    def _write_snapshot(self, steps: dict[int, int]) -> None:
+        path = self._directory / "snapshot.json"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(steps))
+        os.replace(temporary, path)
+
+
+def abstract(state: BlockState, sharding: jax.sharding.Sharding) -> BlockState:
+    """Shapes and types of `state` and where it shall go, as `Checkpoints.restore` wants it."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)

@@ -1,0 +1,181 @@
+"""What is seen of a run while it trains: a progress bar, `metrics.jsonl` and TensorBoard."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import psutil
+from tensorboardX import SummaryWriter
+from tqdm.auto import tqdm
+
+from dbjax.training import Chunk
+
+
+class Diverged(RuntimeError):
+    """A loss is no longer finite."""
+
+
+class Journal:
+    """Scalars on disk: one JSON object a line in `metrics.jsonl`, and TensorBoard event files."""
+
+    def __init__(self, workdir: Path, resume_steps: Mapping[int, int]) -> None:
+        """Opens the journal, dropping rows past the steps that training resumes from."""
+        self._path = workdir / "metrics.jsonl"
+        kept = [
+            row for row in read_journal(workdir) if row["step"] <= resume_steps.get(row["block"], 0)
+        ]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(temporary, self._path)
+        self._file = self._path.open("a")
+        self._events = SummaryWriter(
+            str(workdir), purge_step=min(resume_steps.values(), default=0) + 1
+        )
+
+    def write(self, block: int, step: int, scalars: Mapping[str, float]) -> None:
+        row = {"block": block, "step": step, "time": round(time.time(), 3), **scalars}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._events.add_scalar(f"{name}/block_{block:02d}", value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def read_journal(workdir: Path) -> list[dict[str, Any]]:
+    """Rows of `metrics.jsonl`; a last line cut short by a crash is left out."""
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+class Monitor:
+    """Watches chunks of training: averages their metrics, shows and records them.
+
+    A chunk is read only when the next one arrives, so that looking never makes the device wait.
+    """
+
+    def __init__(
+        self,
+        steps: Mapping[int, int],
+        target: int,
+        *,
+        batch_size: int,
+        log_every: int,
+        journal: Journal | None = None,
+        title: str = "train",
+        show: bool = True,
+    ) -> None:
+        """Begins watching.
+
+        Args:
+            steps: each block's steps so far.
+            target: steps of each block at the end.
+            batch_size: examples in a step.
+            log_every: steps of a block between its rows in the journal.
+            journal: where rows go.
+            title: first word of the progress bar.
+            show: whether to draw one.
+        """
+        self._steps = dict(steps)
+        self._batch_size = batch_size
+        self._log_every = log_every
+        self._journal = journal
+        self._pending: Chunk | None = None
+        self._window: dict[int, list[dict[str, np.ndarray]]] = {b: [] for b in steps}
+        self._losses: dict[int, float] = {}
+        self._clock = time.perf_counter()
+        self._rate = float("nan")
+        self._bar = tqdm(
+            desc=title,
+            total=target * len(steps),
+            initial=sum(steps.values()),
+            unit="step",
+            disable=not show,
+            smoothing=0.1,
+            dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} block steps "
+            "[{elapsed}<{remaining}{postfix}]",
+        )
+
+    def __call__(self, chunk: Chunk) -> None:
+        self.flush()
+        self._pending = chunk
+
+    def flush(self) -> None:
+        """Reads what is pending.
+
+        Raises:
+            Diverged: if a loss in it is not finite.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._read(pending)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()
+
+    def _read(self, chunk: Chunk) -> None:
+        metrics = jax.device_get(chunk.metrics)
+        now = time.perf_counter()
+        rate = chunk.num_steps * len(metrics) * self._batch_size / (now - self._clock)
+        # The first chunk is mostly compilation, and says nothing about speed.
+        first = not self._losses
+        self._rate = rate if first or math.isnan(self._rate) else 0.8 * self._rate + 0.2 * rate
+        if first:
+            self._rate = float("nan")
+        self._clock = now
+        for block, values in metrics.items():
+            self._record(block, chunk.num_steps, values)
+        losses = " ".join(f"{self._losses[b]:.3f}" for b in sorted(self._losses))
+        speed = "" if math.isnan(self._rate) else f" · {_short(self._rate)} images/s"
+        self._bar.set_postfix_str(
+            f"step {min(self._steps.values())} · loss {losses}{speed} · {_memory()}", refresh=False
+        )
+        self._bar.update(chunk.num_steps * len(metrics))
+
+    def _record(self, block: int, num_steps: int, values: dict[str, np.ndarray]) -> None:
+        before = self._steps[block]
+        after = self._steps[block] = before + num_steps
+        self._window[block].append(values)
+        loss = float(np.mean(values["loss"]))
+        if not math.isfinite(loss):
+            self._bar.close()
+            raise Diverged(
+                f"the loss of block {block} is {loss} after step {before}; training stopped and "
+                "what was saved before is untouched (a smaller optimizer.learning_rate, a longer "
+                "optimizer.warmup_steps or optimizer.clip_norm may help)"
+            )
+        self._losses[block] = loss
+        if after // self._log_every > before // self._log_every:
+            rows, self._window[block] = self._window[block], []
+            means = {
+                name: float(np.mean(np.concatenate([row[name] for row in rows])))
+                for name in rows[0]
+            }
+            if self._journal is not None:
+                speed = {} if math.isnan(self._rate) else {"images_per_second": self._rate}
+                self._journal.write(block, after, means | speed)
+
+
+def _memory() -> str:
+    """Peak device memory where the device reports it, else memory of this process."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return f"{stats['peak_bytes_in_use'] / 2**30:.2f} GiB peak"
+    return f"{psutil.Process().memory_info().rss / 2**30:.2f} GiB"
+
+
+def _short(number: float) -> str:
+    return f"{number / 1000:.1f}k" if number >= 1000 else f"{number:.0f}"

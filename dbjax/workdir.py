@@ -1,0 +1,95 @@
+"""The folder of one run: who may write there, and reading a finished run back.
+
+workdir/  config.json  metrics.jsonl  events.*  checkpoints/  samples/  evaluation.json
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from dbjax.config import config_differences, config_from_json, config_to_json
+from dbjax.errors import SettingError
+
+MAY_CHANGE = (
+    "training.steps",
+    "training.log_every",
+    "training.save_every",
+    "placement.name",
+    "placement.steps_per_visit",
+    "placement.steps_per_dispatch",
+    "placement.prefetch",
+    "sampling",
+    "data.data_dir",
+)
+"""Settings that a resumed run may have differently: they do not change what a step computes.
+
+With a decaying schedule, more `training.steps` stretch the decay from here on."""
+
+
+def claim(path: str | Path, config: ConfigDict) -> Path:
+    """The absolute path of a run's folder, created and marked with its config.
+
+    A folder that holds a run of the same config is continued.
+
+    Raises:
+        SettingError: if the folder cannot be written, holds something else, or holds a run of
+            another config. Nothing is changed then.
+    """
+    workdir = Path(path).absolute()
+    existing = _existing_config(workdir)
+    if existing is not None:
+        differences = config_differences(existing, config, ignore=MAY_CHANGE)
+        if differences:
+            more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
+            raise SettingError(
+                f"{workdir} holds a run of another config, {'; '.join(differences[:3])}{more}; "
+                "allowed: the same config, or a new folder"
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise SettingError(
+            f"workdir {workdir} cannot be written ({error.strerror}); allowed: a folder you may "
+            "write to"
+        ) from error
+    temporary = workdir / "config.json.tmp"
+    temporary.write_text(config_to_json(config))
+    os.replace(temporary, workdir / "config.json")
+    return workdir
+
+
+def read_config(path: str | Path) -> ConfigDict:
+    """The config of the run in a folder.
+
+    Raises:
+        SettingError: if there is none.
+    """
+    workdir = Path(path).absolute()
+    config = _existing_config(workdir)
+    if config is None:
+        raise SettingError(
+            f"workdir {workdir} holds no run; allowed: a folder that experiments.train has written"
+        )
+    return config
+
+
+def _existing_config(workdir: Path) -> ConfigDict | None:
+    """The config in `workdir`, None for a new or empty folder."""
+    if not workdir.exists():
+        return None
+    if not workdir.is_dir():
+        raise SettingError(f"workdir {workdir} is a file; allowed: a folder")
+    file = workdir / "config.json"
+    if file.is_file():
+        return config_from_json(file.read_text())
+    found = sorted(entry.name for entry in workdir.iterdir() if entry.name != "config.json.tmp")
+    if found:
+        raise SettingError(
+            f"workdir {workdir} is not empty and not a run of dbjax (it holds {found[0]!r} and no "
+            "config.json); allowed: a new or empty folder, or one to continue"
+        )
+    return None
