@@ -1,0 +1,1 @@
+"""Programs: they parse arguments and compose `dbjax`; no method lives here."""

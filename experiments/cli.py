@@ -1,0 +1,96 @@
+"""What all programs share: arguments, refusals, a description of the run."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from dbjax.build import Setup
+from dbjax.config import load_config
+from dbjax.errors import SettingError
+from dbjax.monitor import Diverged
+from dbjax.workdir import read_config
+
+OVERRIDES = """
+Any value of the config can be set from the command line, for example
+  --config.partition.num_blocks=4 --config.optimizer.learning_rate=3e-4
+"""
+
+
+def program(main: Callable[[Sequence[str]], None]) -> int:
+    """Runs `main` on the command line; a refusal is one sentence and exit status 2."""
+    try:
+        main(sys.argv[1:])
+    except SettingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Diverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """A parser with the arguments of every program."""
+    result = argparse.ArgumentParser(
+        prog=f"python -m experiments.{name}",
+        description=description,
+        epilog=OVERRIDES,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return result
+
+
+def parse(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """Arguments, and the overrides of the config among them.
+
+    Raises:
+        SettingError: for an argument that is neither.
+    """
+    known, rest = parser.parse_known_args(arguments)
+    for text in rest:
+        if not text.startswith("--config."):
+            raise SettingError(
+                f"argument {text!r} is unknown; allowed: --config.section.key=value, "
+                f"or see {parser.prog} --help"
+            )
+    return known, rest
+
+
+def run_config(config: str | None, workdir: Path, overrides: Sequence[str]) -> ConfigDict:
+    """The config file's if one is named, else that of the run in `workdir`; then overrides."""
+    if config is not None:
+        return load_config(config, overrides)
+    read_config(workdir)
+    return load_config(workdir / "config.json", overrides)
+
+
+def describe(setup: Setup) -> str:
+    """Two lines on what is about to be trained."""
+    task, info = setup.task, setup.dataset.info
+    partition = task.partition
+    shapes = [
+        jax.eval_shape(lambda b=b: setup.trainer.init(b)).params  # type: ignore[misc]
+        for b in range(partition.num_blocks)
+    ]
+    millions = [sum(x.size for x in jax.tree.leaves(s)) / 1e6 for s in shapes]
+    ranges = " | ".join(
+        f"{task.noise.level(hi):.3g}-{task.noise.level(lo):.3g}"
+        for lo, hi in zip(partition.edges[:-1], partition.edges[1:], strict=True)
+    )
+    layers = "+".join(str(len(own)) for own in partition.layers)
+    sizes = "+".join(f"{m:.2f}" for m in millions)
+    return (
+        f"{setup.config.family} on {info.name} ({info.size} samples of {info.image_shape}), "
+        f"{layers} layers, {sizes} M parameters, {jax.default_backend()}\n"
+        f"noise sigma by block: {ranges}; placement {setup.placement.name}, "
+        f"{setup.placement.interface} interface"
+    )
