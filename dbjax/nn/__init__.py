@@ -1,0 +1,1 @@
+"""Layers shared by the families: plain `flax.nnx` modules and pure functions, no method code."""

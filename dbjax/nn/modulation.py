@@ -1,0 +1,43 @@
+"""Conditioning by adaptive layer normalisation (adaLN-Zero; Peebles and Xie 2023, section 3.2)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from dbjax.nn.linear import zero_linear
+
+
+def layer_norm(
+    tokens: Float[Array, "batch tokens width"], epsilon: float = 1e-6
+) -> Float[Array, "batch tokens width"]:
+    """Layer normalisation without gain or offset (Ba et al. 2016), always in float32."""
+    tokens = tokens.astype(jnp.float32)
+    centred = tokens - tokens.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + epsilon)
+
+
+def modulate(
+    tokens: Float[Array, "batch tokens width"],
+    shift: Float[Array, "batch 1 width"],
+    scale: Float[Array, "batch 1 width"],
+) -> Float[Array, "batch tokens width"]:
+    """Scale and shift all tokens of an example alike: tokens * (1 + scale) + shift."""
+    return tokens * (1 + scale) + shift
+
+
+class Modulation(nnx.Module):
+    """`count` vectors for modulation, an affine map of SiLU(condition) that starts at zero."""
+
+    def __init__(self, width: int, count: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.count = count
+        self.linear = zero_linear(width, count * width, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, condition: Float[Array, "batch width"]
+    ) -> list[Float[Array, "batch 1 width"]]:
+        """The vectors, float32, each with an axis for the tokens it will be applied to."""
+        vectors = self.linear(jax.nn.silu(condition)).astype(jnp.float32)
+        return jnp.split(vectors[:, None, :], self.count, axis=-1)
