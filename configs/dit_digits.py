@@ -15,13 +15,13 @@ from dbjax.build import default_config
 
 def get_config(variant: str = "blocks") -> ConfigDict:
     config = default_config("dit")
-    config.model.update(size="tiny", patch_size=2, depth=6, width=96, num_heads=4)
+    config.model.update(size="tiny", patch_size=4, depth=6, width=96, num_heads=4)
     config.partition.num_blocks = {"blocks": 3, "end_to_end": 1}[variant]
     config.optimizer.update(
         learning_rate=1e-3, warmup_steps=100, schedule="cosine", ema_decay=0.995
     )
-    config.training.update(steps=3000, save_every=500)
+    config.training.update(steps=4000, save_every=500)
     config.placement.update(steps_per_visit=250, steps_per_dispatch=25)
-    config.sampling.update(num_steps=50, batch_size=600)
+    config.sampling.update(num_steps=50, guidance=1.25, batch_size=600)
     config.data.update(name="digits", split="all", batch_size=64)
     return config

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,8 @@ class Monitor:
         self._pending: Chunk | None = None
         self._window: dict[int, list[dict[str, np.ndarray]]] = {b: [] for b in steps}
         self._losses: dict[int, float] = {}
-        self._clock = time.perf_counter()
-        self._rate = float("nan")
+        # (time, images so far) of the latest chunks: speed is what lies between first and last.
+        self._progress: deque[tuple[float, int]] = deque(maxlen=20)
         self._bar = tqdm(
             desc=title,
             total=target * len(steps),
@@ -128,22 +129,23 @@ class Monitor:
 
     def _read(self, chunk: Chunk) -> None:
         metrics = jax.device_get(chunk.metrics)
-        now = time.perf_counter()
-        rate = chunk.num_steps * len(metrics) * self._batch_size / (now - self._clock)
-        # The first chunk is mostly compilation, and says nothing about speed.
-        first = not self._losses
-        self._rate = rate if first or math.isnan(self._rate) else 0.8 * self._rate + 0.2 * rate
-        if first:
-            self._rate = float("nan")
-        self._clock = now
+        before = self._progress[-1][1] if self._progress else 0
+        images = chunk.num_steps * len(metrics) * self._batch_size
+        self._progress.append((time.perf_counter(), before + images))
         for block, values in metrics.items():
             self._record(block, chunk.num_steps, values)
         losses = " ".join(f"{self._losses[b]:.3f}" for b in sorted(self._losses))
-        speed = "" if math.isnan(self._rate) else f" · {_short(self._rate)} images/s"
+        speed = "" if self._rate is None else f" · {_short(self._rate)} images/s"
         self._bar.set_postfix_str(
             f"step {min(self._steps.values())} · loss {losses}{speed} · {_memory()}", refresh=False
         )
         self._bar.update(chunk.num_steps * len(metrics))
+
+    @property
+    def _rate(self) -> float | None:
+        """Images per second lately; None before there are two chunks to compare."""
+        (first, before), (last, after) = self._progress[0], self._progress[-1]
+        return (after - before) / (last - first) if last > first else None
 
     def _record(self, block: int, num_steps: int, values: dict[str, np.ndarray]) -> None:
         before = self._steps[block]
@@ -165,7 +167,7 @@ class Monitor:
                 for name in rows[0]
             }
             if self._journal is not None:
-                speed = {} if math.isnan(self._rate) else {"images_per_second": self._rate}
+                speed = {} if self._rate is None else {"images_per_second": self._rate}
                 self._journal.write(block, after, means | speed)
 
 

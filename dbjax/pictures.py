@@ -172,7 +172,7 @@ def _data_window(axes: Axes, info: DatasetInfo) -> None:
 
 @matplotlib.rc_context(STYLE)
 def draw_paths(
-    path: sampling.Path, grid: Grid, info: DatasetInfo, file: Path, *, columns: int = 11
+    path: sampling.Trajectory, grid: Grid, info: DatasetInfo, file: Path, *, columns: int = 11
 ) -> None:
     """Writes a PNG of how samples came to be: above what each block was given, below its estimate.
 

@@ -157,7 +157,7 @@ class SamplingConfig:
             require(value >= 0, f"sampling.{field}", value, "0 or more")
 
 
-class Path(NamedTuple):
+class Trajectory(NamedTuple):
     """The walk itself, for looking at: leading axis T, the steps.
 
     Attributes:
@@ -180,7 +180,7 @@ class Samples(NamedTuple):
 
     clean: Array
     estimate: Estimate
-    path: Path | None
+    path: Trajectory | None
 
 
 class Sampler:
@@ -231,13 +231,14 @@ class Sampler:
         path = None
         if record:
             empty = jnp.zeros((len(self.grid.levels), *z.shape), z.dtype)
-            path = Path(empty, empty)
+            path = Trajectory(empty, empty)
         owners = self.grid.blocks
         # Shapes only: weights that wait on the host cannot be combined with z.
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), blocks[owners[0]])
         shapes = jax.eval_shape(self._denoise, params, z, self._levels[0], condition)
         estimate = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        walk = Samples(z, estimate, path)
+        # Bound to the device as the weights are: for unbound arrays jit would compile once more.
+        walk = to_device(Samples(z, estimate, path))
         # Only a second call, at the end of a step, can need the next block.
         following = (*owners[1:], owners[-1]) if self._calls == 2 else owners
         start = 0
@@ -281,7 +282,7 @@ class Sampler:
                 jax.random.fold_in(key, i),
             )
             if path is not None:
-                path = Path(path.z.at[i].set(z), path.clean.at[i].set(estimate.clean))
+                path = Trajectory(path.z.at[i].set(z), path.clean.at[i].set(estimate.clean))
             return Samples(new, estimate, path)
 
         return jax.lax.fori_loop(start, stop, step, walk)

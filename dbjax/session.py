@@ -20,8 +20,7 @@ from dbjax.monitor import Journal, Monitor
 from dbjax.noise import LogNormalNoise
 from dbjax.partition import PartitionConfig, make_partition
 from dbjax.placement import PlacementConfig, make_placement
-from dbjax.sampling import Path as SamplePath
-from dbjax.sampling import Sampler, SamplingConfig
+from dbjax.sampling import Sampler, SamplingConfig, Trajectory
 from dbjax.task import DenoisingTask, Network, Params, Task
 from dbjax.training import BlockState, OptimizerConfig, Trainer, make_optimizer
 
@@ -81,14 +80,14 @@ class Model:
         label: Int[np.ndarray, " samples"] | None = None,
         sampler: Sampler | None = None,
         seed: int = 0,
-    ) -> SamplePath:
+    ) -> Trajectory:
         """How samples came to be: noisy data and estimate at each step, in raw units."""
         sampler = sampler or Sampler(self.task, SamplingConfig())
         label = self._check_labels(label, num_samples)
         key = keys.derive(seed, "sample", 0)
         path = sampler(self.blocks, key, num_samples, label, record=True).path
         assert path is not None
-        return SamplePath(*(self.task.decode(part) for part in path))
+        return Trajectory(*(self.task.decode(part) for part in path))
 
     def _check_labels(self, label: Any, num_samples: int) -> np.ndarray | None:
         if label is None:
@@ -97,7 +96,7 @@ class Model:
         classes = self.task.num_classes
         require(label.shape == (num_samples,), "shape of label", label.shape, f"({num_samples},)")
         allowed = f"classes 0 to {classes - 1}" if classes else "None: the model knows no classes"
-        good = bool(classes) and label.min() >= 0 and label.max() < classes
+        good = bool(np.all((label >= 0) & (label < classes)))
         require(good, "label", sorted({int(label.min()), int(label.max())}), allowed)
         return label
 

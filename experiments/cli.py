@@ -35,16 +35,15 @@ def program(main: Callable[[Sequence[str]], None]) -> int:
     return 0
 
 
-def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser with the arguments of every program."""
-    result = argparse.ArgumentParser(
+def parser(name: str, description: str, *, config: bool = True) -> argparse.ArgumentParser:
+    """A parser of a program's arguments; with `config`, its help tells of overrides."""
+    return argparse.ArgumentParser(
         prog=f"python -m experiments.{name}",
         description=description,
-        epilog=OVERRIDES,
+        epilog=OVERRIDES if config else None,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    return result
 
 
 def parse(

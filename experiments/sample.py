@@ -36,6 +36,8 @@ def main(arguments: Sequence[str]) -> None:
     info = setup.dataset.info
     label = None
     if args.label is not None:
+        classes = f"classes 0 to {info.num_classes - 1}" if info.num_classes else "none to give"
+        require(0 <= args.label < info.num_classes, "--label", args.label, classes)
         label = np.full(args.num_samples, args.label, np.int32)
     elif info.num_classes:
         label = np.arange(args.num_samples, dtype=np.int32) % info.num_classes

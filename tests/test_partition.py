@@ -185,8 +185,9 @@ def test_a_grid_of_one_point_is_pure_noise(kind: str) -> None:
         ),
         (
             {"strategy": "uniform", "noise": LogNormalNoise(p_std=0.4)},
-            "partition.strategy is 'uniform'; allowed: 'equiprobable' for this noise and 3 blocks "
-            "(a block would train on the share 1e-07 of the noise levels; at least 1e-06 is needed)",
+            "partition.strategy is 'uniform'; allowed: 'equiprobable' for this noise and 3 "
+            "blocks (a block would train on the share 1e-07 of the noise levels; at least 1e-06 "
+            "is needed)",
         ),
     ],
 )

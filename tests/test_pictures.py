@@ -14,7 +14,7 @@ from dbjax import pictures
 from dbjax.data.dataset import DatasetInfo, in_memory_dataset
 from dbjax.noise import LogNormalNoise
 from dbjax.partition import Partition, PartitionConfig, make_partition, sampling_grid
-from dbjax.sampling import Path as SamplePath
+from dbjax.sampling import Trajectory
 
 NOISE = LogNormalNoise()
 TILE, GAP = 96, 8
@@ -129,7 +129,7 @@ def test_path_heads_columns_with_the_colours_of_the_blocks(
     walk = np.random.default_rng(0).standard_normal((20, 5, *shape)).astype(np.float32)
     levels = np.array(grid.levels, np.float32).reshape(20, *[1] * (walk.ndim - 1))
     facts = info_of(*shape, max_value=255.0 if shape[-1] == 3 else None)
-    pictures.draw_paths(SamplePath(walk * levels, walk), grid, facts, tmp_path / "p.png")
+    pictures.draw_paths(Trajectory(walk * levels, walk), grid, facts, tmp_path / "p.png")
     drawn = pixels_of(tmp_path / "p.png")
     head = drawn[38]
     colours = [to_hex(c[:3] / 255).upper() for c in head[head[:, 3] == 255]]
@@ -141,7 +141,7 @@ def test_path_heads_columns_with_the_colours_of_the_blocks(
 def test_path_shows_noise_at_the_spread_of_the_data(tmp_path: Path) -> None:
     grid = sampling_grid(partition_of(1), NOISE, 2)
     noise = np.random.default_rng(0).standard_normal((1, 4, 32, 32, 1)).astype(np.float32)
-    walk = SamplePath(np.concatenate([1000 * noise, noise]), np.concatenate([noise, noise]))
+    walk = Trajectory(np.concatenate([1000 * noise, noise]), np.concatenate([noise, noise]))
     pictures.draw_paths(walk, grid, info_of(32, 32, 1), tmp_path / "p.png")
     drawn = pixels_of(tmp_path / "p.png")[84 : 84 + TILE, 56:]
     difference = drawn[:, :TILE, 0].astype(int) - drawn[:, TILE + GAP : 2 * TILE + GAP, 0]

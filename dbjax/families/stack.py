@@ -139,7 +139,7 @@ class Condition(nnx.Module):
         return c + self.label(null if label is None else label)
 
 
-def _call(module: Any, h: Array, c: Array) -> Array:
+def _call(module: Any, h: Array, c: Array) -> Any:
     """module(h, c) if it needs a second argument, else module(h)."""
     takes = inspect.signature(module.__call__).parameters.values()
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -147,25 +147,27 @@ def _call(module: Any, h: Array, c: Array) -> Array:
     return module(h, c) if len(required) >= 2 else module(h)
 
 
-def _output(module: nnx.Module, name: str, h: Any, c: Any = None) -> Any:
+def _output(module: Any, name: str, h: Any, c: Any = None) -> Any:
     """Shape and type that `module` returns."""
     definition, params = _split(module, name)
 
-    def apply(params: Any, h: Array, c: Array | None) -> Array:
+    def apply(params: Any, h: Array, c: Array | None) -> Any:
         merged: Any = nnx.merge(definition, params)
         return merged(h) if c is None else _call(merged, h, c)
 
     try:
         out = jax.eval_shape(apply, params, h, c)
-    except (TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a module of the user's may raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SettingError(f"{name} does not take {_describe(h)}: {reason}") from error
     require(hasattr(out, "shape"), f"the output of {name}", type(out).__name__, "one array")
     return out
 
 
-def _split(module: nnx.Module, name: str) -> tuple[Any, Any]:
+def _split(module: Any, name: str) -> tuple[Any, Any]:
     """(definition, parameters); refuses modules that keep anything else."""
+    if not isinstance(module, nnx.Module):
+        raise SettingError(f"{name} is {module!r}; allowed: an instance of flax.nnx.Module")
     parts: Any = nnx.split(module, nnx.Param, ...)
     definition, params, rest = parts
     kinds = sorted({type(leaf).__name__ for _, leaf in nnx.to_flat_state(rest)})

@@ -26,7 +26,8 @@ def loss_over_noise(
     Returns:
         Rows of u, level ("sigma"), block and loss, noisiest first.
     """
-    loss = jax.jit(lambda params, interval, key: task.loss(params, batch, interval, key)[0])
+    examples = to_device(batch)
+    loss = jax.jit(lambda params, interval, key: task.loss(params, examples, interval, key)[0])
     rows = []
     for u in (np.arange(num_levels) + 0.5) / num_levels:
         block = task.partition.block_of(float(u))

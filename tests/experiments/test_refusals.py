@@ -13,6 +13,14 @@ from experiments import cli, evaluate, sample, train
 
 DIGITS = "--config=configs/dit_digits.py"
 SPIRAL = "--config=configs/spiral.py"
+BRIEF = [
+    SPIRAL,
+    "--config.training.steps=2",
+    "--config.data.batch_size=8",
+    "--config.model.depth=3",
+    "--config.model.width=8",
+    "--config.placement.name=sequential",
+]
 
 
 @pytest.fixture
@@ -20,6 +28,7 @@ def refuse(monkeypatch, capsys):
     """Runs a program, expects a refusal, returns its sentence."""
 
     def run(program, *arguments):
+        capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
         assert cli.program(program.main) == 2
         error = capsys.readouterr().err
@@ -98,16 +107,12 @@ def test_a_foreign_workdir_is_refused_and_left_alone(refuse, tmp_path):
 
 
 def test_a_run_of_another_config_is_refused_and_left_alone(refuse, tmp_path):
-    brief = "--config.training.steps=2"
-    train.main([SPIRAL, f"--workdir={tmp_path}", brief, "--config.data.batch_size=8"])
+    train.main([*BRIEF, f"--workdir={tmp_path}"])
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    error = refuse(
-        train, SPIRAL, f"--workdir={tmp_path}", brief, "--config.data.batch_size=8",
-        "--config.model.width=32",
-    )  # fmt: skip
-    assert "model.width: 64 there, 32 here" in error
+    error = refuse(train, *BRIEF, f"--workdir={tmp_path}", "--config.model.width=32")
+    assert "model.width: 8 there, 32 here" in error
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
-    assert json.loads((tmp_path / "config.json").read_text())["model"]["width"] == 64
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["width"] == 8
 
 
 @pytest.mark.parametrize("program", [sample, evaluate])
@@ -116,18 +121,17 @@ def test_a_workdir_without_a_run_is_refused(refuse, tmp_path, program):
 
 
 def test_a_run_without_checkpoints_is_refused(refuse, tmp_path):
-    brief = ["--config.training.steps=2", "--config.data.batch_size=8"]
-    train.main([SPIRAL, f"--workdir={tmp_path}", *brief])
+    train.main([*BRIEF, f"--workdir={tmp_path}"])
     for path in (tmp_path / "checkpoints" / "block_01").iterdir():
         path.rename(tmp_path / "gone")
     assert "no checkpoint of block 1" in refuse(sample, f"--workdir={tmp_path}")
 
 
 def test_a_label_that_does_not_exist_is_refused(refuse, tmp_path):
-    brief = ["--config.training.steps=2", "--config.data.batch_size=8"]
-    train.main([SPIRAL, f"--workdir={tmp_path}", *brief])
+    train.main([*BRIEF, f"--workdir={tmp_path}"])
     assert re.search(
-        r"label is .*classes 0 to 2", refuse(sample, f"--workdir={tmp_path}", "--label=3")
+        r"--label is 3; allowed: classes 0 to 2",
+        refuse(sample, f"--workdir={tmp_path}", "--label=3"),
     )
 
 
