@@ -7,6 +7,7 @@ that their speeds compare.
 import dataclasses
 import functools
 import json
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from tqdm.auto import tqdm
 from dbjax import session
 from dbjax.build import Setup, build
 from dbjax.data import make_stream
+from dbjax.devices import to_device
 from dbjax.memory import step_memory
 from dbjax.metrics import (
     GaussianStatistics,
@@ -145,30 +147,34 @@ def _train_bytes(setup: Setup) -> dict[str, int]:
     """Memory of one step of the block that needs most."""
     example = make_stream(setup.dataset, setup.data, seed=0, block=0).take(1)
     batch = {k: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for k, v in example.items()}
-    blocks = range(setup.task.partition.num_blocks)
-    each = [step_memory(setup.trainer, b, batch) for b in blocks]
-    return dataclasses.asdict(max(each, key=lambda memory: memory.total))
+    layers = setup.task.partition.layers
+    largest = max(range(len(layers)), key=lambda block: len(layers[block]))
+    return dataclasses.asdict(step_memory(setup.trainer, largest, batch))
 
 
 def _seconds_per_step(setups: Mapping[Path, Setup]) -> dict[Path, float]:
     """Median wall time of one update of one block (mean over blocks), all runs in turn."""
     programs = {}
     for path, setup in setups.items():
-        run = jax.jit(setup.trainer.run)
-        num_steps = setup.placement.steps_per_dispatch
-        for b in range(setup.task.partition.num_blocks):
-            stream = make_stream(setup.dataset, setup.data, seed=setup.trainer.seed, block=b)
-            state, batches = setup.trainer.init(b), jax.device_put(stream.take(num_steps))
-            programs[f"{path}|{b}"] = functools.partial(
-                run, state, batches, b, setup.trainer.interval(b)
-            )
+        trainer, num_steps = setup.trainer, setup.placement.steps_per_dispatch
+        stream = make_stream(setup.dataset, setup.data, seed=trainer.seed, block=0)
+        batches = to_device(stream.take(num_steps))
+        init, run = jax.jit(trainer.init, static_argnums=0), jax.jit(trainer.run)
+        # Blocks of as many layers run one program.
+        for count, block in _kinds(setup).items():
+            state, interval = init(block), trainer.interval(block)
+            programs[path, count] = functools.partial(run, state, batches, block, interval)
     seconds = side_by_side(programs)
-    result = {}
-    for path, setup in setups.items():
-        blocks = range(setup.task.partition.num_blocks)
-        total = sum(seconds[f"{path}|{b}"] for b in blocks)
-        result[path] = total / len(blocks) / setup.placement.steps_per_dispatch
-    return result
+    return {
+        path: statistics.mean(seconds[path, len(own)] for own in setup.task.partition.layers)
+        / setup.placement.steps_per_dispatch
+        for path, setup in setups.items()
+    }
+
+
+def _kinds(setup: Setup) -> dict[int, int]:
+    """A block for each number of layers."""
+    return {len(own): block for block, own in enumerate(setup.task.partition.layers)}
 
 
 def _named(**arrays: Any) -> dict[str, Any]:

@@ -107,7 +107,7 @@ SETTINGS = [
     SamplingConfig(num_steps=200),
     SamplingConfig(num_steps=300, grid="karras"),
     SamplingConfig(num_steps=60, grid="karras", solver="heun"),
-    SamplingConfig(num_steps=400, grid="karras", churn=10.0, churn_min=0.01, churn_max=50.0),
+    SamplingConfig(num_steps=300, grid="karras", churn=5.0, churn_min=0.01, churn_max=50.0),
     SamplingConfig(num_steps=60, grid="karras", solver="heun", churn=20.0),
 ]
 

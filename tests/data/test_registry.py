@@ -35,7 +35,5 @@ def test_unknown_keys_are_refused():
 
 
 def test_unknown_splits_are_refused():
-    with pytest.raises(
-        SettingError, match=r"data\.split is 'validation'; allowed: train"
-    ):
+    with pytest.raises(SettingError, match=r"data\.split is 'validation'; allowed: train"):
         DataConfig(split="validation")

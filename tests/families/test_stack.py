@@ -14,14 +14,23 @@ from dbjax.noise import LogNormalNoise
 from dbjax.partition import PartitionConfig, make_partition
 from dbjax.sampling import Sampler, SamplingConfig
 from dbjax.task import DenoisingTask, Network
-from tests.helpers import WIDTH, Residual, ToyStream, distance, same, toy_network, toy_trainer
+from tests.helpers import (
+    WIDTH,
+    Residual,
+    ToyStream,
+    distance,
+    linear,
+    same,
+    toy_network,
+    toy_trainer,
+)
 
 
 class Plain(nnx.Module):
     """h -> h; the optional second argument is its own affair."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
-        self.linear = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+        self.linear = linear(WIDTH, WIDTH, rngs)
 
     def __call__(self, h: jax.Array, scale: float = 1.0) -> jax.Array:
         return h + scale * self.linear(h)
@@ -31,7 +40,7 @@ class Gated(nnx.Module):
     """(h, c) -> h, with other parameters than `Residual`."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
-        self.gate = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+        self.gate = linear(WIDTH, WIDTH, rngs)
 
     def __call__(self, h: jax.Array, c: jax.Array) -> jax.Array:
         return h * (1 + self.gate(c))
@@ -51,8 +60,8 @@ class Convolution(nnx.Module):
 def stack(*layers: Any, rngs: nnx.Rngs | None = None, **settings: Any) -> ResidualStack:
     rngs = rngs or nnx.Rngs(0)
     parts = {
-        "embed": nnx.Linear(2, WIDTH, rngs=rngs),
-        "head": nnx.Linear(WIDTH, 2, rngs=rngs),
+        "embed": linear(2, WIDTH, rngs),
+        "head": linear(WIDTH, 2, rngs),
         "sample_shape": (2,),
     }
     return ResidualStack(list(layers), **{**parts, **settings})
@@ -75,7 +84,7 @@ def test_computes_what_the_modules_compute(key: jax.Array) -> None:
 
     rngs = nnx.Rngs(0)
     layers = [Residual(rngs), Plain(rngs), Gated(rngs)]
-    embed, head = nnx.Linear(2, WIDTH, rngs=rngs), nnx.Linear(WIDTH, 2, rngs=rngs)
+    embed, head = linear(2, WIDTH, rngs), linear(WIDTH, 2, rngs)
     network = stack(Keeping(), *layers, embed=embed, head=head)
     z, c_noise = jax.random.normal(key, (4, 2)), jnp.array([-1.5, -0.5, 0.0, 1.0])
     out = network.apply(network.init(key, range(4)), z, c_noise)
@@ -110,16 +119,16 @@ def test_a_cut_network_is_the_network(key: jax.Array) -> None:
     assert same(network.init(key, [0])["interface"], whole["interface"])
 
 
-@pytest.mark.parametrize("layers", [(3,), (1, 2)])
-def test_mixed_modules_train_and_sample(layers: tuple[int, ...], key: jax.Array) -> None:
+def test_mixed_modules_train_and_sample(key: jax.Array) -> None:
+    layers = (1, 2)
     rngs = nnx.Rngs(0)
     network = stack(Residual(rngs), Plain(rngs), Gated(rngs))
     noise = LogNormalNoise()
-    partition = make_partition(PartitionConfig(len(layers), layers=layers), noise, 3)
+    partition = make_partition(PartitionConfig(2, layers=layers), noise, 3)
     task = DenoisingTask(network, noise, partition, (2,))
     trainer = toy_trainer(task)
     blocks = {}
-    for b in range(len(layers)):
+    for b in range(2):
         before = trainer.init(b)
         state, metrics = jax.jit(trainer.run)(before, ToyStream(b).take(2), b, trainer.interval(b))
         assert jnp.all(jnp.isfinite(metrics["loss"]))
@@ -139,7 +148,7 @@ def test_images(key: jax.Array) -> None:
         sample_shape=(4, 4, 1),
     )
     params = network.init(key, range(2))
-    out = jax.jit(network.apply)(params, jnp.ones((3, 4, 4, 1)), jnp.zeros(3))
+    out = jax.eval_shape(network.apply, params, jnp.ones((3, 4, 4, 1)), jnp.zeros(3))
     assert out.shape == (3, 4, 4, 1)
 
 
@@ -178,14 +187,14 @@ def test_bfloat16_stays_what_the_layers_were_checked_with(key: jax.Array) -> Non
             return h
 
     rngs = nnx.Rngs(0)
-    network = stack(Layer(rngs), embed=nnx.Linear(2, WIDTH, dtype=jnp.bfloat16, rngs=rngs))
+    network = stack(Layer(rngs), embed=linear(2, WIDTH, rngs, dtype=jnp.bfloat16))
     network.apply(network.init(key, [0]), jnp.ones((3, 2)), jnp.zeros(3))
     assert set(seen) == {jnp.dtype("bfloat16")}
 
 
 class Widening(nnx.Module):
     def __init__(self, rngs: nnx.Rngs) -> None:
-        self.linear = nnx.Linear(WIDTH, 16, rngs=rngs)
+        self.linear = linear(WIDTH, 16, rngs)
 
     def __call__(self, h: jax.Array) -> jax.Array:
         return self.linear(h)
@@ -261,7 +270,7 @@ ONLY_PARAMETERS = (
         ),
         (
             [Plain(RNGS)],
-            {"head": nnx.Linear(WIDTH, 3, rngs=RNGS)},
+            {"head": linear(WIDTH, 3, RNGS)},
             "head returns float32[batch, 3]; allowed: float32[batch, 2], the shape of a sample",
         ),
         (
@@ -289,4 +298,4 @@ def test_refuses_an_input_that_does_not_fit() -> None:
     with pytest.raises(
         SettingError, match=r"^layers\[0\] \(Linear\) does not take float32\[batch, 8\]: \S"
     ):
-        stack(nnx.Linear(9, 9, rngs=RNGS))
+        stack(linear(9, 9, RNGS))
