@@ -1,25 +1,35 @@
 """Where a figure comes from: command, commit, device and versions."""
 
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import jax
+import psutil
 
 
 def provenance() -> dict[str, str]:
     """What is needed to make a figure again."""
-    device = jax.local_devices()[0]
     return {
         "command": " ".join(["python", "-m", *_module_and_arguments()]),
         "commit": _commit(),
-        "device": f"{device.device_kind} ({jax.default_backend()}), {platform.machine()}",
+        "device": _device(),
         "python": platform.python_version(),
         "jax": version("jax"),
         "flax": version("flax"),
     }
+
+
+def _device() -> str:
+    """The accelerator, or the processor and its cores where there is none."""
+    if jax.default_backend() != "cpu":
+        return f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
+    described = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", described.read_text()) if described.exists() else []
+    return f"{psutil.cpu_count()} cores, {names[0] if names else platform.processor()}"
 
 
 def _module_and_arguments() -> list[str]:

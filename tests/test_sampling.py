@@ -6,6 +6,7 @@ NaN elsewhere, so that asking the wrong one never goes unnoticed.
 """
 
 import dataclasses
+import functools
 import itertools
 from typing import Any
 
@@ -18,7 +19,7 @@ from jaxtyping import Array, Float
 from dbjax.errors import SettingError
 from dbjax.noise import LogNormalNoise
 from dbjax.partition import Partition, PartitionConfig, make_partition
-from dbjax.sampling import Sampler, SamplingConfig
+from dbjax.sampling import Churn, Sampler, SamplingConfig, Solver, euler
 from dbjax.task import DenoisingTask, Estimate
 from tests.helpers import TaskStub, toy_task
 
@@ -277,6 +278,23 @@ def test_churn_is_bounded_and_draws_anew_at_every_step(key: jax.Array) -> None:
     added = np.asarray(path.clean / 0.9 - path.z).reshape(4, -1)
     np.testing.assert_allclose(added.std(axis=1), np.array(sampler.grid.levels) / 2, rtol=0.02)
     np.testing.assert_allclose(np.corrcoef(added), np.eye(4), atol=0.03)
+
+
+def test_churn_leaves_levels_outside_its_range_alone(key: jax.Array) -> None:
+    """At every level: sqrt(raised^2 - level^2) as written would often be NaN once compiled."""
+    churn = Churn(euler, gamma=0.1, s_min=100.0)
+
+    def denoiser(z: Array, level: Array) -> Estimate:
+        return Estimate(0.9 * z)
+
+    def step(solver: Solver, level: Array) -> Array:
+        return solver(denoiser, denoiser, jnp.ones((1, 2)), level, level / 2, key)[0]
+
+    levels = jnp.geomspace(0.002, 80, 500)
+    churned, plain = (
+        jax.jit(jax.vmap(functools.partial(step, solver)))(levels) for solver in (churn, euler)
+    )
+    np.testing.assert_allclose(churned, plain, rtol=1e-6)
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])
