@@ -68,7 +68,7 @@ def test_shipped_configs_train_and_sample(name, tmp_path, monkeypatch):
     seen = {(row["block"], row["step"]) for row in rows}
     assert seen == {(block, step) for block in range(3) for step in (2, 4)}
     assert all(np.isfinite(row["loss"]) for row in rows)
-    sample.main([f"--workdir={run}", "--num_samples=8", "--config.sampling.solver=heun"])
+    sample.main([f"--workdir={run}", "--num_samples=8"])
     samples = np.load(run / "samples" / "samples.npz")
     info: DatasetInfo = build(load_config(run / "config.json")).dataset.info
     assert samples["image"].shape == (8, *info.image_shape)
