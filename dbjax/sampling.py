@@ -128,7 +128,9 @@ class SamplingConfig:
     Attributes:
         num_steps: points of the grid; the network is called at each.
         grid: `even` in u, or `karras`.
-        solver: `euler` or `heun` (two network calls a step but the last).
+        solver: `euler` or `heun` (two network calls a step but the last). Heun wants the Karras
+            grid: over the even grid's first step, nearly all of ln sigma, its average of two
+            slopes is far off.
         guidance: scale of classifier-free guidance; 1 is none.
         churn, churn_min, churn_max, churn_noise: S_churn, S_min, S_max and S_noise of the
             stochastic sampler; churn 0 is deterministic.
