@@ -12,12 +12,13 @@ from dbjax.config import load_config
 from dbjax.errors import SettingError
 from dbjax.families.stack import ResidualStack
 from dbjax.noise import LogNormalNoise, MaskingNoise
+from dbjax.optimizer import OptimizerConfig
 from dbjax.partition import Partition, PartitionConfig, make_partition
 from dbjax.placement import PlacementConfig
 from dbjax.sampling import Sampler, SamplingConfig
 from dbjax.session import Model, fit, load, make_task, run
 from dbjax.task import DenoisingTask
-from dbjax.training import OptimizerConfig, Trainer
+from dbjax.training import Trainer
 
 __version__ = "0.1.0"
 

@@ -13,11 +13,12 @@ from dbjax.families.dit import DiT, DiTConfig
 from dbjax.families.mlp import MLPConfig, make_mlp
 from dbjax.families.stack import ResidualStack
 from dbjax.noise import LogNormalNoise
-from dbjax.partition import PartitionConfig, make_partition
+from dbjax.optimizer import OptimizerConfig, make_optimizer
+from dbjax.partition import PartitionConfig, make_partition, parse_blocks
 from dbjax.placement import PlacementConfig
 from dbjax.sampling import SamplingConfig
 from dbjax.task import DenoisingTask
-from dbjax.training import OptimizerConfig, Trainer, make_optimizer
+from dbjax.training import Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +30,15 @@ class TrainingConfig:
         log_every: steps between rows of `metrics.jsonl`.
         save_every: steps between checkpoints.
         label_dropout: probability of hiding the label, for guidance.
+        remat: blocks that keep only each layer's input for the backward pass and compute the rest
+            again (rematerialisation, gradient checkpointing): `none`, `all`, or numbers as `0,2`.
     """
 
     steps: int = 1000
     log_every: int = 50
     save_every: int = 500
     label_dropout: float = 0.1
+    remat: str = "none"
 
     def __post_init__(self) -> None:
         for field in ("steps", "log_every", "save_every"):
@@ -42,6 +46,16 @@ class TrainingConfig:
             require(value >= 1, f"training.{field}", value, "1 or more")
         value = self.label_dropout
         require(0 <= value < 1, "training.label_dropout", value, "a number in [0, 1)")
+
+    def remat_blocks(self, num_blocks: int) -> frozenset[int]:
+        """The blocks that `remat` names.
+
+        Raises:
+            SettingError: if there is no such block.
+        """
+        if self.remat in ("none", "all"):
+            return frozenset(range(num_blocks) if self.remat == "all" else ())
+        return frozenset(parse_blocks(self.remat, num_blocks, "training.remat", "none", "all"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +104,12 @@ def build(config: ConfigDict) -> Setup:
         std=info.std,
     )
     trainer = Trainer(
-        task, make_optimizer(optimizer, training.steps), optimizer.ema_decay, config.seed
+        task,
+        make_optimizer(optimizer, training.steps),
+        optimizer.ema_decay,
+        config.seed,
+        freeze_interface=placement.interface == "frozen",
+        remat=training.remat_blocks(partition.num_blocks),
     )
     return Setup(config, data, dataset, task, trainer, training, placement, sampling)
 
@@ -144,8 +163,7 @@ def _check_top(config: ConfigDict) -> None:
     for key in ("family", "seed"):
         require(key in config, key, None, "to be set at the top of the config")
     require(config.family in FAMILIES, "family", config.family, " or ".join(map(repr, FAMILIES)))
-    seed = config.seed
-    require(isinstance(seed, int) and 0 <= seed < 2**31, "seed", seed, "a whole number from 0")
+    require(isinstance(config.seed, int), "seed", config.seed, "a whole number from 0 to 2^31 - 1")
     known = {"family", "seed", "model", *SECTIONS}
     for key in config:
         require(key in known, "config key", key, ", ".join(sorted(known)))

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from dbjax.distributed import wait_for_all_processes
 from dbjax.errors import SettingError
 from dbjax.training import BlockState
 
@@ -27,40 +28,61 @@ Saved = tuple[BlockState, dict[str, Any]]
 class Checkpoints:
     """The checkpoints of one run. Use as a context manager: leaving it waits for pending writes."""
 
-    def __init__(self, directory: str | Path, *, keep: int = 2) -> None:
-        """Opens `directory` (created on the first save), keeping `keep` >= 2 steps per block."""
-        self._directory = Path(directory).absolute()
-        self._options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-        self._managers: dict[int, ocp.CheckpointManager] = {}
-        self._pending: dict[int, int] = {}
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        keep: int = 2,
+        processes: Mapping[int, list[int]] | None = None,
+    ) -> None:
+        """Opens a folder, which is created on the first save.
 
-    def save(self, blocks: Mapping[int, Saved]) -> None:
-        """Saves blocks that moved since they were last saved; writing goes on in the background."""
+        Args:
+            directory: the folder; one that all processes see, where there are several.
+            keep: steps kept of each block, at least 2.
+            processes: with `jax.distributed`, those that hold parts of a block, ascending. They
+                save and restore it together, and no other process takes part.
+        """
+        self._directory = Path(directory).absolute()
+        self._keep = keep
+        self._processes = processes or {}
+        self._managers: dict[int, ocp.CheckpointManager] = {}
+        self._pending: Mapping[int, int] = {}
+
+    def save(
+        self, blocks: Mapping[int, Saved], *, snapshot: Mapping[int, int] | None = None
+    ) -> None:
+        """Saves blocks that moved since they were last saved; writing goes on in the background.
+
+        Args:
+            blocks: of this process.
+            snapshot: steps of all blocks of the run, to be restored together (a shared interface).
+        """
         self.wait()
-        steps = {}
         for block, (state, data) in blocks.items():
-            step = steps[block] = int(state.step)
+            step = int(state.step)
             manager = self._manager(block)
             if step not in manager.all_steps():
                 args = ocp.args.Composite(
                     state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
                 )
                 manager.save(step, args=args)
-        self._pending = steps
+        self._pending = snapshot or {}
 
     def wait(self) -> None:
         """Returns when all is on disk."""
         for manager in self._managers.values():
             manager.wait_until_finished()
         if self._pending:
-            self._write_snapshot(self._pending)
+            wait_for_all_processes("snapshot")
+            if jax.process_index() == 0:
+                self._write_snapshot(self._pending)
             self._pending = {}
 
     def steps(self, block: int) -> list[int]:
         """Steps of `block` that can be restored, ascending; empty before the first save."""
-        if not self._path(block).is_dir():
-            return []
-        return sorted(self._manager(block).all_steps())
+        path = self._path(block)
+        return sorted(ocp.utils.checkpoint_steps(path)) if path.is_dir() else []
 
     def resume_steps(self, blocks: list[int], *, together: bool) -> dict[int, int]:
         """The step to restore for each block that has one.
@@ -118,7 +140,18 @@ class Checkpoints:
 
     def _manager(self, block: int) -> ocp.CheckpointManager:
         if block not in self._managers:
-            self._managers[block] = ocp.CheckpointManager(self._path(block), options=self._options)
+            options = ocp.CheckpointManagerOptions(max_to_keep=self._keep)
+            path = self._path(block)
+            if jax.process_count() > 1:
+                processes = self._processes[block]
+                path.mkdir(parents=True, exist_ok=True)
+                options.create = False
+                options.multiprocessing_options = ocp.options.MultiprocessingOptions(
+                    primary_host=processes[0],
+                    active_processes=set(processes),
+                    barrier_sync_key_prefix=f"block_{block}",
+                )
+            self._managers[block] = ocp.CheckpointManager(path, options=options)
         return self._managers[block]
 
     def _read_snapshot(self) -> dict[int, int]:
@@ -127,7 +160,7 @@ class Checkpoints:
             return {}
         return {int(block): step for block, step in json.loads(path.read_text()).items()}
 
-    def _write_snapshot(self, steps: dict[int, int]) -> None:
+    def _write_snapshot(self, steps: Mapping[int, int]) -> None:
         path = self._directory / "snapshot.json"
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(steps))

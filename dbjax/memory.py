@@ -40,8 +40,9 @@ class StepMemory:
 def step_memory(trainer: Trainer, block: int, batch: Batch) -> StepMemory:
     """Compiles the update of `block` for batches shaped like `batch` and reads its memory."""
     state = jax.eval_shape(functools.partial(trainer.init, block))
+    update = functools.partial(trainer.update, remat=block in trainer.remat)
     compiled = (
-        jax.jit(trainer.update, donate_argnums=0)
+        jax.jit(update, donate_argnums=0)
         .lower(state, batch, jax.ShapeDtypeStruct((), jnp.int32), trainer.interval(block))
         .compile()
     )

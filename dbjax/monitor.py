@@ -23,28 +23,30 @@ class Diverged(RuntimeError):
 
 
 class Journal:
-    """Scalars on disk: one JSON object a line in `metrics.jsonl`, and TensorBoard event files."""
+    """Scalars of one block on disk, in a folder that nobody else writes to.
 
-    def __init__(self, workdir: Path, resume_steps: Mapping[int, int]) -> None:
-        """Opens the journal, dropping rows past the steps that training resumes from."""
-        self._path = workdir / "metrics.jsonl"
-        kept = [
-            row for row in read_journal(workdir) if row["step"] <= resume_steps.get(row["block"], 0)
-        ]
-        temporary = self._path.with_suffix(".tmp")
+    workdir/metrics/block_00/metrics.jsonl (one JSON object a line) and TensorBoard's event files.
+    """
+
+    def __init__(self, workdir: Path, block: int, step: int) -> None:
+        """Opens the journal, dropping rows past `step`, which training resumes from."""
+        self._block = block
+        folder = workdir / "metrics" / f"block_{block:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        kept = [row for row in _rows(path) if row["step"] <= step]
+        temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(temporary, self._path)
-        self._file = self._path.open("a")
-        self._events = SummaryWriter(
-            str(workdir), purge_step=min(resume_steps.values(), default=0) + 1
-        )
+        os.replace(temporary, path)
+        self._file = path.open("a")
+        self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
-    def write(self, block: int, step: int, scalars: Mapping[str, float]) -> None:
-        row = {"block": block, "step": step, "time": round(time.time(), 3), **scalars}
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        row = {"block": self._block, "step": step, "time": round(time.time(), 3), **scalars}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         for name, value in scalars.items():
-            self._events.add_scalar(f"{name}/block_{block:02d}", value, step)
+            self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
         self._file.close()
@@ -52,12 +54,16 @@ class Journal:
 
 
 def read_journal(workdir: Path) -> list[dict[str, Any]]:
-    """Rows of `metrics.jsonl`; a last line cut short by a crash is left out."""
-    path = workdir / "metrics.jsonl"
+    """The rows of all blocks, block by block."""
+    paths = sorted((workdir / "metrics").glob("block_*/metrics.jsonl"))
+    return [row for path in paths for row in _rows(path)]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of one file; a last line cut short by a crash is left out."""
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
 
 class Monitor:
@@ -73,7 +79,7 @@ class Monitor:
         *,
         batch_size: int,
         log_every: int,
-        journal: Journal | None = None,
+        journals: Mapping[int, Journal] | None = None,
         title: str = "train",
         show: bool = True,
     ) -> None:
@@ -84,14 +90,14 @@ class Monitor:
             target: steps of each block at the end.
             batch_size: examples in a step.
             log_every: steps of a block between its rows in the journal.
-            journal: where rows go.
+            journals: where rows of a block go, for the blocks that have one.
             title: first word of the progress bar.
             show: whether to draw one.
         """
         self._steps = dict(steps)
         self._batch_size = batch_size
         self._log_every = log_every
-        self._journal = journal
+        self._journals = journals or {}
         self._pending: Chunk | None = None
         self._window: dict[int, list[dict[str, np.ndarray]]] = {b: [] for b in steps}
         self._losses: dict[int, float] = {}
@@ -166,9 +172,9 @@ class Monitor:
                 name: float(np.mean(np.concatenate([row[name] for row in rows])))
                 for name in rows[0]
             }
-            if self._journal is not None:
+            if block in self._journals:
                 speed = {} if self._rate is None else {"images_per_second": self._rate}
-                self._journal.write(block, after, means | speed)
+                self._journals[block].write(after, means | speed)
 
 
 def _memory() -> str:

@@ -33,12 +33,14 @@ class PartitionConfig:
         layers: layers of each block, noisiest first, such as (3, 6, 3); None shares them evenly.
         overlap: gamma; a block trains on its range widened on both sides by gamma times its width
             in the natural coordinate (paper, appendix C). Sampling never uses it.
+        edges: the B + 1 boundaries in u, from 0 (noisiest) to 1, in place of what `strategy` says.
     """
 
     num_blocks: int = 3
     strategy: str = "equiprobable"
     layers: tuple[int, ...] | None = None
     overlap: float = 0.05
+    edges: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         require(self.num_blocks >= 1, "partition.num_blocks", self.num_blocks, "1 or more")
@@ -46,6 +48,15 @@ class PartitionConfig:
             self.strategy in STRATEGIES, "partition.strategy", self.strategy, _one_of(STRATEGIES)
         )
         require(self.overlap >= 0, "partition.overlap", self.overlap, "0 or more")
+        if self.edges is not None:
+            shares = np.diff(self.edges)
+            fits = len(shares) == self.num_blocks and (self.edges[0], self.edges[-1]) == (0, 1)
+            require(
+                fits and min(shares) >= _SMALLEST_SHARE,
+                "partition.edges",
+                self.edges,
+                f"{self.num_blocks + 1} rising numbers from 0 to 1 (partition.num_blocks + 1)",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +92,8 @@ def make_partition(config: PartitionConfig, noise: NoiseProcess, num_layers: int
     counts = _layer_counts(config, num_layers)
     ends = list(itertools.accumulate(counts, initial=0))
     b = config.num_blocks
-    edges = np.linspace(0.0, 1.0, b + 1)
-    if config.strategy == "uniform":
+    edges = np.linspace(0.0, 1.0, b + 1) if config.edges is None else np.asarray(config.edges)
+    if config.strategy == "uniform" and config.edges is None:
         natural = np.linspace(noise.natural(0.0), noise.natural(1.0), b + 1)
         edges[1:-1] = noise.u_of_natural(natural[1:-1])
         share = float(np.min(np.diff(edges)))
@@ -151,6 +162,29 @@ def sampling_grid(
         levels=tuple(float(level) for level in levels),
         blocks=tuple(partition.block_of(float(u)) for u in us),
     )
+
+
+def parse_blocks(text: str, num_blocks: int, name: str, *words: str) -> tuple[int, ...]:
+    """Block numbers as people write them: "0,2".
+
+    Args:
+        text: numbers between commas.
+        num_blocks: B.
+        name: of the setting, for the refusal.
+        words: what the setting may be besides, for the refusal.
+
+    Raises:
+        SettingError: if it is not a list of different blocks.
+    """
+    numbers = [part.strip() for part in text.split(",")]
+    good = all(number.isdecimal() and int(number) < num_blocks for number in numbers)
+    require(
+        good and len(set(map(int, numbers))) == len(numbers),
+        name,
+        text,
+        " or ".join([*map(repr, words), f"different numbers from 0 to {num_blocks - 1}, as '0,1'"]),
+    )
+    return tuple(sorted(map(int, numbers)))
 
 
 def _layer_counts(config: PartitionConfig, num_layers: int) -> Sequence[int]:

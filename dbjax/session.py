@@ -1,8 +1,9 @@
 """A run in one call: train the blocks of a task, resume, and sample from them."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from dbjax import keys
 from dbjax.checkpoint import Checkpoints, abstract
 from dbjax.data import DataConfig, Dataset, in_memory_dataset, make_stream
 from dbjax.devices import host_memory, to_host
+from dbjax.distributed import wait_for_all_processes
 from dbjax.errors import SettingError, require
 from dbjax.loop import train
 from dbjax.monitor import Journal, Monitor
 from dbjax.noise import LogNormalNoise
+from dbjax.optimizer import OptimizerConfig, make_optimizer
 from dbjax.partition import PartitionConfig, make_partition
-from dbjax.placement import PlacementConfig, make_placement
+from dbjax.placement import PlacementConfig, held_blocks, holders, make_placement
 from dbjax.sampling import Sampler, SamplingConfig, Trajectory
 from dbjax.task import DenoisingTask, Network, Params, Task
-from dbjax.training import BlockState, OptimizerConfig, Trainer, make_optimizer
+from dbjax.training import BlockState, Trainer
+from dbjax.workdir import hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +112,8 @@ def run(
     placement: PlacementConfig,
     *,
     steps: int,
+    blocks: Sequence[int] | None = None,
+    start: Mapping[int, Params] | None = None,
     log_every: int = 50,
     save_every: int | None = None,
     workdir: Path | None = None,
@@ -115,7 +121,9 @@ def run(
     show: bool = True,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Model:
-    """Trains all blocks to `steps` of their own steps, continuing what `workdir` holds.
+    """Trains blocks to `steps` of their own steps, continuing what `workdir` holds.
+
+    With `jax.distributed` every process calls this alike, and `workdir` is a folder they all see.
 
     Args:
         trainer: task, optimizer and seed.
@@ -123,6 +131,9 @@ def run(
         data: batch size and augmentation.
         placement: where blocks live.
         steps: of each block, counted from its beginning.
+        blocks: which to train; None is all of them. Processes that train different blocks may run
+            at the same time, in one workdir too.
+        start: weights that blocks without a checkpoint begin with, in place of fresh ones.
         log_every: steps between rows of the journal.
         save_every: steps between checkpoints; None saves at the end only.
         workdir: where checkpoints and metrics go; None keeps nothing.
@@ -131,49 +142,67 @@ def run(
         should_stop: see `dbjax.loop.train`.
 
     Returns:
-        The model as far as it was trained.
+        The model as far as it was trained here.
 
     Raises:
-        SettingError: if a checkpoint does not fit.
+        SettingError: if a checkpoint does not fit, or another process trains one of the blocks.
         Diverged: if a loss is no longer finite.
     """
-    blocks = range(trainer.task.partition.num_blocks)
-    streams = {b: make_stream(dataset, data, seed=trainer.seed, block=b) for b in blocks}
-    directory = None if workdir is None else workdir / "checkpoints"
-    states, checkpoints = {}, None if directory is None else Checkpoints(directory)
-    resume: dict[int, int] = {}
-    if checkpoints is not None:
-        resume = checkpoints.resume_steps(list(blocks), together=placement.interface == "shared")
-    init = jax.jit(trainer.init, static_argnums=0)
-    for b in blocks:
-        if b in resume:
-            assert checkpoints is not None
-            like = _shape(trainer, b)
-            states[b], position = checkpoints.restore(b, resume[b], like)
-            streams[b].restore(position)
-        else:
-            states[b] = to_host(init(b))
-    place = make_placement(placement, trainer, states, streams)
-    del states
-    before = {b: place.step(b) for b in blocks}
-    journal = None if workdir is None else Journal(workdir, before)
-    monitor = Monitor(
-        before,
-        steps,
-        batch_size=data.batch_size,
-        log_every=log_every,
-        journal=journal,
-        title=title,
-        show=show,
-    )
+    num_blocks = trainer.task.partition.num_blocks
+    blocks = list(range(num_blocks)) if blocks is None else sorted(blocks)
+    shared = placement.interface == "shared"
+    if shared and len(blocks) < num_blocks:
+        raise SettingError(
+            f"placement.interface is 'shared' and only blocks {', '.join(map(str, blocks))} are "
+            "trained; allowed: all blocks together, or an interface that is 'owned' or 'frozen'"
+        )
+    held = held_blocks(placement, blocks)
+    with contextlib.ExitStack() as resources:
+        checkpoints, at = None, dict.fromkeys(blocks, 0)
+        if workdir is not None:
+            resources.enter_context(hold(workdir, [b for b, speaks in held.items() if speaks]))
+            processes = holders(placement, blocks)
+            checkpoints = Checkpoints(workdir / "checkpoints", processes=processes)
+            resources.callback(checkpoints.close)
+            at |= checkpoints.resume_steps(blocks, together=shared)
+            # None of them may save before all have seen where the run stands.
+            wait_for_all_processes("resume")
+        streams = {b: make_stream(dataset, data, seed=trainer.seed, block=b) for b in held}
+        states = {}
+        for b in held:
+            if at[b]:
+                assert checkpoints is not None
+                states[b], position = checkpoints.restore(b, at[b], _shape(trainer, b))
+                streams[b].restore(position)
+            else:
+                states[b] = _begin(trainer, b, (start or {}).get(b))
+        place = make_placement(placement, trainer, states, streams, steps=at)
+        del states
+        journals = {}
+        if workdir is not None:
+            journals = {b: Journal(workdir, b, at[b]) for b, speaks in held.items() if speaks}
+            for journal in journals.values():
+                resources.callback(journal.close)
+        monitor = Monitor(
+            {b: at[b] for b in held},
+            steps,
+            batch_size=data.batch_size,
+            log_every=log_every,
+            journals=journals,
+            title=title,
+            show=show and jax.process_index() == 0,
+        )
+        resources.callback(monitor.close)
 
-    def save() -> None:
-        # A state is saved only when its losses are known to be finite.
-        monitor.flush()
-        if checkpoints is not None:
-            checkpoints.save({b: (place.state(b), streams[b].state()) for b in blocks})
+        def save() -> None:
+            # A state is saved only when its losses are known to be finite.
+            monitor.flush()
+            if checkpoints is not None:
+                checkpoints.save(
+                    {b: (place.state(b), streams[b].state()) for b in held},
+                    snapshot={b: place.step(b) for b in blocks} if shared else None,
+                )
 
-    try:
         train(
             place,
             blocks,
@@ -183,13 +212,7 @@ def run(
             watch=monitor,
             should_stop=should_stop,
         )
-    finally:
-        monitor.close()
-        if journal is not None:
-            journal.close()
-        if checkpoints is not None:
-            checkpoints.close()
-    return _model(trainer.task, {b: place.state(b) for b in blocks})
+    return _model(trainer.task, {b: place.state(b) for b in held})
 
 
 def load(trainer: Trainer, workdir: Path, *, shared: bool = False) -> Model:
@@ -306,6 +329,13 @@ def _model(task: Task, states: Mapping[int, BlockState]) -> Model:
         {b: state.weights for b, state in states.items()},
         {b: int(state.step) for b, state in states.items()},
     )
+
+
+def _begin(trainer: Trainer, block: int, params: Params | None) -> BlockState:
+    """The block before its first step, on the host."""
+    if params is None:
+        return to_host(jax.jit(trainer.init, static_argnums=0)(block))
+    return to_host(jax.jit(trainer.begin)(params))
 
 
 def _shape(trainer: Trainer, block: int) -> BlockState:

@@ -48,6 +48,7 @@ class Network(Protocol):
         condition: Any = None,
         *,
         key: PRNGKeyArray | None = None,
+        remat: bool = False,
     ) -> Array:
         """Raw output F of the interface around the layers in `params`.
 
@@ -57,6 +58,7 @@ class Network(Protocol):
             c_noise: [batch] noise level as the network reads it.
             condition: what the family conditions on, or None.
             key: for dropout; None is evaluation.
+            remat: keep each layer's input only for the backward pass (`jax.checkpoint`).
         """
 
 
@@ -92,7 +94,13 @@ class Task(Protocol):
         """Fresh parameters of one block; the interface is the same for all blocks of one key."""
 
     def loss(
-        self, params: Params, batch: Batch, interval: Float[Array, " 2"], key: PRNGKeyArray
+        self,
+        params: Params,
+        batch: Batch,
+        interval: Float[Array, " 2"],
+        key: PRNGKeyArray,
+        *,
+        remat: bool = False,
     ) -> tuple[Float[Array, ""], Metrics]:
         """Training loss of one block, and scalars worth logging.
 
@@ -102,6 +110,7 @@ class Task(Protocol):
             interval: (lower, upper) u; levels are drawn uniformly from it. Two equal ends give the
                 loss at that level.
             key: all randomness of the step.
+            remat: see `Network.apply`.
         """
 
     def prior(self, key: PRNGKeyArray, num_samples: int) -> Array:
@@ -168,7 +177,13 @@ class DenoisingTask:
         return y * (self.std / self.noise.sigma_data) + self.mean
 
     def loss(
-        self, params: Params, batch: Batch, interval: Float[Array, " 2"], key: PRNGKeyArray
+        self,
+        params: Params,
+        batch: Batch,
+        interval: Float[Array, " 2"],
+        key: PRNGKeyArray,
+        *,
+        remat: bool = False,
     ) -> tuple[Float[Array, ""], Metrics]:
         """E[w(sigma) |D(y + sigma eps, sigma) - y|^2], averaged over elements."""
         u_key, noise_key, label_key, network_key = jax.random.split(key, 4)
@@ -179,7 +194,7 @@ class DenoisingTask:
         if self.num_classes:
             hide = jax.random.bernoulli(label_key, self.label_dropout, y.shape[:1])
             label = jnp.where(hide, self.num_classes, batch["label"])
-        clean = self._denoise(params, z, sigma, label, network_key)
+        clean = self._denoise(params, z, sigma, label, network_key, remat)
         error = jnp.mean((clean - y) ** 2, axis=tuple(range(1, y.ndim)))
         loss = jnp.mean(self.noise.weight(sigma) * error)
         return loss, {"loss": loss}
@@ -217,7 +232,10 @@ class DenoisingTask:
         sigma: Float[Array, " batch"],
         label: Int[Array, " batch"] | None,
         key: PRNGKeyArray | None,
+        remat: bool = False,
     ) -> Float[Array, "batch ..."]:
         c = self.noise.precondition(sigma)
-        raw = self.network.apply(params, expand(c.c_in, z) * z, c.c_noise, label, key=key)
+        raw = self.network.apply(
+            params, expand(c.c_in, z) * z, c.c_noise, label, key=key, remat=remat
+        )
         return expand(c.c_skip, z) * z + expand(c.c_out, z) * raw

@@ -5,7 +5,7 @@ End-to-end training is this trainer with one block. Where blocks live is the bus
 """
 
 import dataclasses
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -17,80 +17,6 @@ from dbjax import keys
 from dbjax.errors import require
 from dbjax.task import Batch, Metrics, Params, Task
 
-SCHEDULES = ("constant", "cosine", "linear")
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """The `optimizer` section of a config. Every count is in the block's own steps.
-
-    Attributes:
-        learning_rate: peak AdamW learning rate.
-        b1, b2, eps, weight_decay: AdamW's.
-        warmup_steps: linear warm-up from 0.
-        schedule: after the warm-up `constant`, or `cosine`/`linear` down to `final_scale` times
-            the peak at the last step.
-        final_scale: see `schedule`.
-        clip_norm: largest global norm of a block's gradient; None does not clip.
-        ema_decay: decay of the averaged weights that evaluation and sampling use, warmed up as
-            min(ema_decay, (1 + n) / (10 + n)) at step n; 0 keeps no average.
-    """
-
-    learning_rate: float = 1e-4
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    warmup_steps: int = 0
-    schedule: str = "constant"
-    final_scale: float = 0.0
-    clip_norm: float | None = 1.0
-    ema_decay: float = 0.999
-
-    def __post_init__(self) -> None:
-        name = "optimizer.{}".format
-        require(self.learning_rate > 0, name("learning_rate"), self.learning_rate, "above 0")
-        require(self.eps > 0, name("eps"), self.eps, "above 0")
-        for field in ("b1", "b2", "ema_decay"):
-            value = getattr(self, field)
-            require(0 <= value < 1, name(field), value, "a number in [0, 1)")
-        for field in ("weight_decay", "warmup_steps", "final_scale"):
-            value = getattr(self, field)
-            require(value >= 0, name(field), value, "0 or more")
-        require(
-            self.schedule in SCHEDULES,
-            name("schedule"),
-            self.schedule,
-            f"one of {', '.join(map(repr, SCHEDULES))}",
-        )
-        require(
-            self.clip_norm is None or self.clip_norm > 0,
-            name("clip_norm"),
-            self.clip_norm,
-            "a number above 0, or None",
-        )
-
-
-def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """AdamW with clipping, warm-up and decay over `num_steps` of the block's own steps."""
-    peak = config.learning_rate
-    decay_steps = max(num_steps - config.warmup_steps, 1)
-    after: optax.Schedule
-    if config.schedule == "cosine":
-        after = optax.cosine_decay_schedule(peak, decay_steps, alpha=config.final_scale)
-    elif config.schedule == "linear":
-        after = optax.linear_schedule(peak, peak * config.final_scale, decay_steps)
-    else:
-        after = optax.constant_schedule(peak)
-    warmup = optax.linear_schedule(0.0, peak, max(config.warmup_steps, 1))
-    schedule = optax.join_schedules([warmup, after], [config.warmup_steps])
-    adamw = optax.adamw(
-        schedule, config.b1, config.b2, config.eps, weight_decay=config.weight_decay
-    )
-    if config.clip_norm is None:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +27,7 @@ class BlockState:
         step: the block's own steps so far, an int32 scalar; here as in the other fields, a tree of
             shapes, types or differences holds those instead.
         params: {"interface": ..., "layers": ...}.
-        opt_state: optax state of this block alone.
+        opt_state: optax state of this block alone, for what of `params` is trained.
         ema: averaged params, float32 or wider, or None.
     """
 
@@ -123,22 +49,33 @@ class Trainer:
     Attributes:
         task: loss and partition.
         optimizer: any optax transformation; each block has its own state of it.
-        ema_decay: see `OptimizerConfig`.
-        seed: root of every random draw of the run.
+        ema_decay: see `dbjax.optimizer.OptimizerConfig`.
+        seed: root of every random draw of the run, from 0.
+        freeze_interface: train the layers only; the interface stays as it is.
+        remat: blocks that keep each layer's input only and compute the rest again in the backward
+            pass.
     """
 
     task: Task
     optimizer: optax.GradientTransformation
     ema_decay: float = 0.0
     seed: int = 0
+    freeze_interface: bool = False
+    remat: Collection[int] = ()
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**31, "seed", self.seed, "a whole number from 0 to 2^31 - 1")
 
     def init(self, block: int) -> BlockState:
         """The block before its first step; layers and interface depend on the seed alone."""
-        params = self.task.init(keys.derive(self.seed, "init"), block)
+        return self.begin(self.task.init(keys.derive(self.seed, "init"), block))
+
+    def begin(self, params: Params) -> BlockState:
+        """The block before its first step, from given weights."""
         return BlockState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            opt_state=self.optimizer.init(params),
+            opt_state=self.optimizer.init(self._trained(params)),
             ema=jax.tree.map(_wide_copy, params) if self.ema_decay else None,
         )
 
@@ -148,14 +85,23 @@ class Trainer:
         batch: Batch,
         block: int | Int[Array, ""],
         interval: Float[Array, " 2"],
+        *,
+        remat: bool = False,
     ) -> tuple[BlockState, Metrics]:
-        """One step on one batch. The block's number only names its random stream."""
+        """One step on one batch.
+
+        The block's number only names its random stream, so that one compiled program serves all
+        blocks of one shape; `remat` is part of the program.
+        """
         key = keys.derive(self.seed, "step", block, state.step)
-        gradient, metrics = jax.grad(self.task.loss, has_aux=True)(
-            state.params, batch, interval, key
-        )
-        updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        trained = self._trained(state.params)
+
+        def loss(trained: Params) -> tuple[Float[Array, ""], Metrics]:
+            return self.task.loss({**state.params, **trained}, batch, interval, key, remat=remat)
+
+        gradient, metrics = jax.grad(loss, has_aux=True)(trained)
+        updates, opt_state = self.optimizer.update(gradient, state.opt_state, trained)
+        params = {**state.params, **optax.apply_updates(trained, updates)}
         ema = state.ema
         if ema is not None:
             n = state.step.astype(jnp.float32)
@@ -170,17 +116,23 @@ class Trainer:
         batches: Batch,
         block: int | Int[Array, ""],
         interval: Float[Array, " 2"],
+        *,
+        remat: bool = False,
     ) -> tuple[BlockState, Metrics]:
         """`update` over the leading axis of `batches`; metrics keep that axis."""
 
         def body(carry: BlockState, batch: Batch) -> tuple[BlockState, Metrics]:
-            return self.update(carry, batch, block, interval)
+            return self.update(carry, batch, block, interval, remat=remat)
 
         return jax.lax.scan(body, state, batches)
 
     def interval(self, block: int) -> Float[Array, " 2"]:
         """(lower, upper) u that `block` trains on."""
         return jnp.asarray(self.task.partition.intervals[block], jnp.float32)
+
+    def _trained(self, params: Params) -> Params:
+        """The part of a block's parameters that is trained."""
+        return {"layers": params["layers"]} if self.freeze_interface else params
 
 
 @dataclasses.dataclass(frozen=True)

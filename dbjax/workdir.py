@@ -1,12 +1,15 @@
 """The folder of one run: who may write there, and reading a finished run back.
 
-workdir/  config.json  metrics.jsonl  events.*  checkpoints/  samples/  evaluation.json
+workdir/  config.json  metrics/block_00/…  checkpoints/block_00/…  samples/  evaluation.json
 """
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 from dbjax.config import config_differences, config_from_json, config_to_json
@@ -20,6 +23,10 @@ MAY_CHANGE = (
     "placement.steps_per_visit",
     "placement.steps_per_dispatch",
     "placement.prefetch",
+    "placement.groups",
+    "placement.devices",
+    "placement.shard_above",
+    "training.remat",
     "sampling",
     "data.data_dir",
 )
@@ -60,6 +67,29 @@ def claim(path: str | Path, config: ConfigDict) -> Path:
     temporary.write_text(config_to_json(config))
     os.replace(temporary, workdir / "config.json")
     return workdir
+
+
+@contextlib.contextmanager
+def hold(workdir: Path, blocks: Iterable[int]) -> Iterator[None]:
+    """Keeps other processes from training the same blocks in the same folder.
+
+    The hold ends with the process, however it ends.
+
+    Raises:
+        SettingError: if another process holds one of them.
+    """
+    with contextlib.ExitStack() as locks:
+        for block in blocks:
+            path = workdir / "checkpoints" / f"block_{block:02d}.lock"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                locks.enter_context(FileLock(path, timeout=0))
+            except Timeout as error:
+                raise SettingError(
+                    f"block {block} of {workdir} is being trained by another process; allowed: "
+                    "other blocks, or waiting for it"
+                ) from error
+        yield
 
 
 def read_config(path: str | Path) -> ConfigDict:

@@ -15,9 +15,10 @@ from tqdm.auto import tqdm
 from dbjax.families.dit import SIZES, DiT, DiTConfig
 from dbjax.memory import StepMemory, step_memory
 from dbjax.noise import LogNormalNoise
+from dbjax.optimizer import OptimizerConfig, make_optimizer
 from dbjax.partition import PartitionConfig, make_partition
 from dbjax.task import DenoisingTask
-from dbjax.training import OptimizerConfig, Trainer, make_optimizer
+from dbjax.training import Trainer
 from experiments import cli
 from experiments.provenance import provenance
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--remat", action="store_true", help="recompute each layer's inside")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON to write")
     args = parser.parse_args(arguments)
-    model = DiTConfig(args.size, remat=args.remat)
+    model = DiTConfig(args.size)
     memory = {
         b: dit_memory(model, tuple(args.image_shape), args.batch_size, b)
         for b in tqdm(args.num_blocks, desc="compile")

@@ -120,7 +120,7 @@ class Run:
         name: what to call it.
         config: sections and their settings.
         evaluation: `evaluation.json`.
-        journal: rows of `metrics.jsonl`.
+        journal: rows of its blocks' `metrics.jsonl`.
         noise, partition, grid: as it was trained and sampled.
         is_points: whether samples are points of a plane and not images.
         is_labelled: whether samples were drawn of given classes.

@@ -7,7 +7,7 @@ import sys
 # on an accelerator or on another number of devices; processes that tests start inherit them.
 assert "jax" not in sys.modules, "jax is imported before tests/conftest.py could configure it"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import hypothesis

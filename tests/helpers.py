@@ -11,9 +11,10 @@ from jax.sharding import Sharding
 
 from dbjax.families.stack import ResidualStack
 from dbjax.noise import LogNormalNoise
+from dbjax.optimizer import OptimizerConfig, make_optimizer
 from dbjax.partition import Partition, PartitionConfig, make_partition
 from dbjax.task import DenoisingTask, Estimate, Task
-from dbjax.training import BlockState, OptimizerConfig, Trainer, make_optimizer
+from dbjax.training import BlockState, Trainer
 
 WIDTH = 8
 
@@ -71,7 +72,7 @@ class TaskStub:
     def init(self, key: jax.Array, block: int) -> dict[str, Any]:
         raise NotImplementedError
 
-    def loss(self, params: Any, batch: Any, interval: jax.Array, key: jax.Array) -> Any:
+    def loss(self, params: Any, batch: Any, interval: Any, key: Any, *, remat: bool = False) -> Any:
         raise NotImplementedError
 
     def prior(self, key: jax.Array, num_samples: int) -> jax.Array:
@@ -107,7 +108,7 @@ class PlainTask(TaskStub):
         layers = tuple(matrix(1, i) for i in self.partition.layers[block])
         return {"interface": {"embed": matrix(2), "head": matrix(3)}, "layers": layers}
 
-    def loss(self, params: Any, batch: Any, interval: jax.Array, key: jax.Array) -> Any:
+    def loss(self, params: Any, batch: Any, interval: Any, key: Any, *, remat: bool = False) -> Any:
         x = batch["image"]
         h = x + (1 + interval[0]) * jax.random.uniform(key, x.shape)
         h = h @ params["interface"]["embed"]

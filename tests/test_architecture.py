@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "training": {"errors", "keys", "task"},
     "sampling": {"devices", "errors", "partition", "task"},
     "placement": {"devices", "errors", "keys", "placement", "task", "training"},
+    "optimizer": {"errors"},
     "loop": {"training"},
     "data": {"data", "errors"},
     "config": {"errors"},

@@ -59,7 +59,8 @@ def test_idle_blocks_are_saved_from_the_host_and_restored_there(tmp_path):
 def test_each_block_has_its_own_last_steps(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2, 3):
-            checkpoints.save({0: (state_at(step), {}), 1: (state_at(1, 1), {})})
+            blocks = {0: (state_at(step), {}), 1: (state_at(1, 1), {})}
+            checkpoints.save(blocks, snapshot={0: step, 1: 1})
         checkpoints.wait()
         assert checkpoints.steps(0) == [2, 3]
         assert checkpoints.steps(1) == [1]

@@ -14,15 +14,16 @@ def chunk(losses: dict[int, list[float]]) -> Chunk:
 
 
 def watch(workdir, steps, chunks, *, show=False):
-    journal = Journal(workdir, steps)
-    monitor = Monitor(steps, 8, batch_size=2, log_every=4, journal=journal, show=show)
+    journals = {block: Journal(workdir, block, step) for block, step in steps.items()}
+    monitor = Monitor(steps, 8, batch_size=2, log_every=4, journals=journals, show=show)
     try:
         for part in chunks:
             monitor(part)
         monitor.flush()
     finally:
         monitor.close()
-        journal.close()
+        for journal in journals.values():
+            journal.close()
 
 
 def test_rows_hold_the_mean_since_the_last_one(tmp_path):
@@ -33,15 +34,15 @@ def test_rows_hold_the_mean_since_the_last_one(tmp_path):
 
 def test_tensorboard_shows_the_same(tmp_path):
     watch(tmp_path, {0: 0, 1: 0}, [chunk({0: [1.0, 2.0, 3.0, 6.0], 1: [5.0, 5.0, 5.0, 5.0]})])
-    events = EventAccumulator(str(tmp_path)).Reload()
     for block, loss in ((0, 3.0), (1, 5.0)):
-        (scalar,) = events.Scalars(f"loss/block_{block:02d}")
+        folder = tmp_path / "metrics" / f"block_{block:02d}"
+        (scalar,) = EventAccumulator(str(folder)).Reload().Scalars("loss")
         assert (scalar.step, scalar.value) == (4, loss)
 
 
 def test_rows_of_an_abandoned_future_are_dropped(tmp_path):
     watch(tmp_path, {0: 0}, [chunk({0: [1.0] * 4}), chunk({0: [2.0] * 4})])
-    with (tmp_path / "metrics.jsonl").open("a") as file:
+    with (tmp_path / "metrics" / "block_00" / "metrics.jsonl").open("a") as file:
         file.write('{"block": 0, "st')  # cut short by a kill
     watch(tmp_path, {0: 4}, [chunk({0: [3.0] * 4})])
     rows = read_journal(tmp_path)

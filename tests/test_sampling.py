@@ -315,7 +315,14 @@ class CountingNetwork:
         return {"interface": {}, "layers": jnp.zeros(len(layers))}
 
     def apply(
-        self, params: Any, z: Array, c_noise: Array, condition: Any = None, *, key: Any = None
+        self,
+        params: Any,
+        z: Array,
+        c_noise: Array,
+        condition: Any = None,
+        *,
+        key: Any = None,
+        remat: bool = False,
     ) -> Array:
         jax.debug.callback(self._add, params["layers"].shape[0] * z.shape[0])
         return z

@@ -32,7 +32,14 @@ class FakeNetwork:
         return {"interface": {}, "layers": jnp.zeros(len(layers))}
 
     def apply(
-        self, params: Any, z: Array, c_noise: Array, condition: Any = None, *, key: Any = None
+        self,
+        params: Any,
+        z: Array,
+        c_noise: Array,
+        condition: Any = None,
+        *,
+        key: Any = None,
+        remat: bool = False,
     ) -> Array:
         self.condition = condition
         return self._function(z, c_noise, condition)

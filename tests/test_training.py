@@ -14,15 +14,14 @@ from dbjax import keys
 from dbjax.errors import SettingError
 from dbjax.families.stack import ResidualStack
 from dbjax.noise import LogNormalNoise
+from dbjax.optimizer import OptimizerConfig, make_optimizer
 from dbjax.partition import PartitionConfig, make_partition
 from dbjax.placement import PlacementConfig, make_placement
 from dbjax.task import DenoisingTask
 from dbjax.training import (
-    OptimizerConfig,
     Trainer,
     average_leaves,
     interface_leaves,
-    make_optimizer,
     next_stop,
     with_interface,
 )

@@ -57,7 +57,6 @@ class DiTConfig:
         mlp_ratio: hidden features of the MLP, as a multiple of the width.
         dtype: what matrices are multiplied in, float32 or bfloat16; parameters, residual stream,
             normalisation, softmax and output are float32 in any case.
-        remat: keep only each layer's input for the backward pass and compute the rest again.
 
     Raises:
         SettingError: if a value is impossible.
@@ -70,7 +69,6 @@ class DiTConfig:
     num_heads: int | None = None
     mlp_ratio: float = 4.0
     dtype: str = "float32"
-    remat: bool = False
 
     def __post_init__(self) -> None:
         require(self.size in SIZES, "model.size", self.size, ", ".join(SIZES))
@@ -189,7 +187,6 @@ class DiT:
             f"a common divisor of the image's sides {height} and {width}",
         )
         self.depth = config.dimensions.depth
-        self._remat = config.remat
         self._new_interface = functools.partial(Interface, config, image_shape, num_classes)
         self._new_layer = functools.partial(Layer, config)
         self._interface = _definition(self._new_interface)
@@ -225,6 +222,7 @@ class DiT:
         condition: Int[Array, " batch"] | None = None,
         *,
         key: PRNGKeyArray | None = None,
+        remat: bool = False,
     ) -> Float[Array, "batch height width channels"]:
         """Raw output F of the interface around the layers in `params`.
 
@@ -234,6 +232,7 @@ class DiT:
             c_noise: ln(sigma) / 4, embedded as it is.
             condition: labels; None stands for no label in any example.
             key: unused, since the network has no dropout.
+            remat: keep only each layer's input for the backward pass, compute the rest again.
 
         Returns:
             F in float32; exactly zero for parameters that `init` has just drawn.
@@ -245,12 +244,12 @@ class DiT:
         def apply_layer(tokens: Array, layer: Any) -> tuple[Array, None]:
             return nnx.merge(self._layer, layer)(tokens, vector), None
 
-        if self._remat:
+        if remat:
             apply_layer = jax.checkpoint(apply_layer, prevent_cse=False)
         # A rolled loop keeps one layer's intermediate results at a time, which is what remat is
         # for. Without remat it would copy them all into one array and back: that is slower and
         # larger than the unrolled program, which only takes longer to compile.
-        tokens, _ = jax.lax.scan(apply_layer, tokens, params["layers"], unroll=not self._remat)
+        tokens, _ = jax.lax.scan(apply_layer, tokens, params["layers"], unroll=not remat)
         return interface.read_out(tokens, vector)
 
 

@@ -107,6 +107,7 @@ class ResidualStack:
         condition: Int[Array, " batch"] | None = None,
         *,
         key: PRNGKeyArray | None = None,
+        remat: bool = False,
     ) -> Float[Array, "batch ..."]:
         """Raw output F, the shape of z; `condition` is the label, `num_classes` for none."""
         del key
@@ -117,8 +118,12 @@ class ResidualStack:
         c = part["condition"](c_noise, condition)
         h = part["embed"](z)
         h = h + c.reshape(c.shape[0], *(1,) * (h.ndim - 2), c.shape[1]).astype(h.dtype)
+
+        def apply_layer(layer: Layer, h: Array) -> Array:
+            return _call(nnx.merge(self._definitions[layer.definition], layer.params), h, c)
+
         for layer in params["layers"]:
-            h = _call(nnx.merge(self._definitions[layer.definition], layer.params), h, c)
+            h = (jax.checkpoint(apply_layer) if remat else apply_layer)(layer, h)
         return part["head"](h)
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from dbjax.errors import SettingError
-from dbjax.placement import PLACEMENTS, PlacementConfig, make_placement
+from dbjax.placement import PlacementConfig, make_placement
 from dbjax.training import BlockState, Placement, Trainer
 from tests.helpers import PlainTask, ToyStream, distance, memory_kinds, same, toy_task, toy_trainer
 
 TRAINER = toy_trainer(PlainTask())
 BLOCKS = range(3)
+PLACEMENTS = ("sequential", "stacked", "sharded")
 
 
 @dataclasses.dataclass
@@ -36,6 +37,8 @@ def start(
     streams: dict[int, ToyStream] | None = None,
     **settings: Any,
 ) -> Run:
+    if name == "sharded":
+        settings = {"groups": 3, "shard_above": 2, **settings}
     config = PlacementConfig(**{"name": name, "steps_per_dispatch": 4, **settings})
     streams = streams or {b: ToyStream(b) for b in BLOCKS}
     states = states or {b: trainer.init(b) for b in BLOCKS}
@@ -75,7 +78,7 @@ def test_stacked_equals_sequential(reference: dict[int, BlockState]) -> None:
 
 def test_blocks_may_differ_in_their_layers() -> None:
     trainer = toy_trainer(PlainTask((1, 2, 3)))
-    one, other = (train(name, 40, trainer=trainer) for name in PLACEMENTS)
+    one, other = (train(name, 40, trainer=trainer) for name in ("sequential", "stacked"))
     for b in BLOCKS:
         assert len(one[b].params["layers"]) == b + 1
         assert distance(trainer.init(b), one[b]) > 0.01
@@ -83,13 +86,13 @@ def test_blocks_may_differ_in_their_layers() -> None:
 
 
 @pytest.mark.parametrize("sync_every", [1, 5])
-def test_stacked_equals_sequential_with_a_shared_interface(
+def test_placements_agree_with_a_shared_interface(
     sync_every: int, reference: dict[int, BlockState]
 ) -> None:
     shared = {"interface": "shared", "sync_every": sync_every}
-    one, other = (train(name, 40, **shared) for name in PLACEMENTS)
+    one, *others = (train(name, 40, **shared) for name in PLACEMENTS)
     for b in BLOCKS:
-        assert distance(one[b], other[b]) < 1e-6
+        assert max(distance(one[b], other[b]) for other in others) < 1e-6
         assert distance(one[b], reference[b]) > 1e-3
 
 
@@ -188,7 +191,7 @@ def test_the_device_holds_one_state_or_two(prefetch: bool) -> None:
         def init(self, key: jax.Array, block: int) -> dict[str, Any]:
             return {**super().init(key, block), "layers": (jax.numpy.zeros(shape),)}
 
-        def loss(self, params: Any, batch: Any, interval: Any, key: Any) -> Any:
+        def loss(self, params: Any, batch: Any, interval: Any, key: Any, **settings: Any) -> Any:
             loss, metrics = super().loss({**params, "layers": ()}, batch, interval, key)
             return loss + jax.numpy.sum(params["layers"][0] ** 2), metrics
 
@@ -278,10 +281,30 @@ def test_reaching_a_target_twice_does_nothing() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"name": "mpi"}, "placement.name is 'mpi'; allowed: 'sequential' or 'stacked'"),
-        ({"interface": "none"}, "placement.interface is 'none'; allowed: 'owned' or 'shared'"),
+        (
+            {"name": "mpi"},
+            "placement.name is 'mpi'; allowed: 'sequential' or 'stacked' or 'sharded' or "
+            "'isolated'",
+        ),
+        (
+            {"name": "pmap"},
+            "placement.name is 'pmap', which jax keeps as a wrapper over shard_map; allowed: "
+            "'sharded', which uses jax.shard_map itself",
+        ),
+        (
+            {"interface": "none"},
+            "placement.interface is 'none'; allowed: 'owned' or 'shared' or 'frozen'",
+        ),
+        (
+            {"name": "isolated", "interface": "shared"},
+            "placement.interface is 'shared'; allowed: 'owned' or 'frozen' with placement.name "
+            "'isolated', where nothing is exchanged",
+        ),
         ({"sync_every": 0}, "placement.sync_every is 0; allowed: 1 or more"),
-        ({"steps_per_visit": 0}, "placement.steps_per_visit is 0; allowed: 1 or more"),
+        ({"steps_per_visit": 0}, "placement.steps_per_visit is 0; allowed: 1 or more, or None"),
+        ({"groups": 0}, "placement.groups is 0; allowed: 1 or more, or None"),
+        ({"devices": 0}, "placement.devices is 0; allowed: 1 or more, or None"),
+        ({"shard_above": 0}, "placement.shard_above is 0; allowed: 1 or more"),
         ({"steps_per_dispatch": 0}, "placement.steps_per_dispatch is 0; allowed: 1 or more"),
     ],
 )

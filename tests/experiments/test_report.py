@@ -15,6 +15,7 @@ from PIL import Image
 
 from dbjax.config import config_to_json, load_config
 from dbjax.errors import SettingError
+from dbjax.monitor import Journal
 from dbjax.noise import LogNormalNoise
 from dbjax.partition import PartitionConfig, make_partition
 from dbjax.pictures import block_colour
@@ -70,12 +71,11 @@ def write_run(folder: Path, num_blocks: int, points: bool = False) -> Path:
     (folder / "samples").mkdir(parents=True)
     (folder / "config.json").write_text(config_to_json(config))
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
-    rows = [
-        {"block": b, "step": 50 * s, "time": 0.0, "loss": 1 / s + 0.1 * b, "grad_norm": 1.0}
-        for b in range(num_blocks)
-        for s in range(1, 13)
-    ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for b in range(num_blocks):
+        journal = Journal(folder, b, 0)
+        for s in range(1, 13):
+            journal.write(50 * s, {"loss": 1 / s + 0.1 * b, "grad_norm": 1.0})
+        journal.close()
     for shade, name in enumerate(("samples", "real", "path")):
         Image.new("L", (40, 40), 40 * shade + num_blocks).save(folder / "samples" / f"{name}.png")
     image = np.zeros((5, 2) if points else (5, 8, 8, 1), np.uint8)

@@ -237,11 +237,11 @@ def test_bfloat16_keeps_parameters_and_output_in_float32(params, inputs):
 
 def test_remat_gives_the_same_gradient_in_less_memory(key):
     z = jax.random.normal(key, (16, 16, 16, 3))
+    network = tiny((16, 16, 3))
+    params = parameters(network)
 
     def gradient(remat: bool) -> tuple[Any, int]:
-        network = tiny((16, 16, 3), remat=remat)
-        params = parameters(network)
-        loss = lambda p: jnp.square(network.apply(p, z, jnp.ones(16))).mean()  # noqa: E731
+        loss = lambda p: jnp.square(network.apply(p, z, jnp.ones(16), remat=remat)).mean()  # noqa: E731
         compiled = jax.jit(jax.grad(loss)).lower(params).compile()
         return compiled(params), compiled.memory_analysis().temp_size_in_bytes
 
