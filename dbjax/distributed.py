@@ -52,6 +52,25 @@ def wait_for_all_processes(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def preempted(step: int) -> bool:
-    """Whether some process has been told to stop (SIGTERM); the same answer in all at one step."""
-    return bool(multihost_utils.reached_preemption_sync_point(step))
+class Preemption:
+    """Asked after each chunk of work: whether some process has been told to stop (SIGTERM).
+
+    The answer is the same in all processes at the same chunk, so that they save together. Used as
+    `dbjax.loop.Interruption` is, which knows of its own process only.
+    """
+
+    def __init__(self) -> None:
+        self._chunks = 0
+        self._asked = False
+
+    def __call__(self) -> bool:
+        if not self._asked:
+            self._chunks += 1
+            self._asked = bool(multihost_utils.reached_preemption_sync_point(self._chunks))
+        return self._asked
+
+    def __enter__(self) -> "Preemption":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass

@@ -35,16 +35,16 @@ def train(
         Whether the target was reached.
     """
     blocks = tuple(blocks)
-    while (step := min(placement.step(b) for b in blocks)) < target:
+    stop = False
+    while not stop and (step := min(placement.step(b) for b in blocks)) < target:
         with contextlib.closing(placement.advance(next_stop(step, target, save_every))) as chunks:
             for chunk in chunks:
                 watch(chunk)
-                if should_stop():
+                stop = should_stop()
+                if stop:
                     break
         save()
-        if should_stop():
-            return False
-    return True
+    return not stop
 
 
 class Interruption:
