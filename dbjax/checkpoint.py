@@ -11,13 +11,16 @@ that share one are restored from the last snapshot all of them are in.
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dbjax.devices import host_memory
 from dbjax.distributed import wait_for_all_processes
 from dbjax.errors import SettingError
 from dbjax.training import BlockState
@@ -48,6 +51,12 @@ class Checkpoints:
         self._processes = processes or {}
         self._managers: dict[int, ocp.CheckpointManager] = {}
         self._pending: Mapping[int, int] = {}
+        if jax.process_count() > 1:
+            # Each block is written by the processes that hold it, and by all of one's copy.
+            handler = ocp.type_handlers.ArrayHandler(
+                primary_host=None, use_replica_parallel=False, enable_write_sharding_file=False
+            )
+            ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
 
     def save(
         self, blocks: Mapping[int, Saved], *, snapshot: Mapping[int, int] | None = None
@@ -63,6 +72,8 @@ class Checkpoints:
             step = int(state.step)
             manager = self._manager(block)
             if step not in manager.all_steps():
+                if jax.process_count() > 1:
+                    state = jax.tree.map(_spanning_processes, state)
                 args = ocp.args.Composite(
                     state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
                 )
@@ -124,6 +135,32 @@ class Checkpoints:
             ) from error
         return saved.state, saved.data
 
+    def data(self, block: int, step: int) -> dict[str, Any]:
+        """The position of the data stream alone, of a block at one of its `steps`."""
+        args = ocp.args.Composite(data=ocp.args.JsonRestore())
+        return self._manager(block).restore(step, args=args).data
+
+    def copy(
+        self, steps: Mapping[int, int], target: "Checkpoints", *, together: bool = False
+    ) -> None:
+        """Copies blocks, each at one of its `steps`, to the checkpoints of another run.
+
+        Args:
+            steps: of each block that is copied.
+            target: of the other run; has none of these blocks yet.
+            together: they share an interface and are one snapshot.
+        """
+        for block, step in steps.items():
+            path = target._path(block)
+            partial = path.with_suffix(".part")
+            # What a kill leaves half copied is not to be taken for a checkpoint.
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(self._path(block) / str(step), partial)
+            path.mkdir(parents=True, exist_ok=True)
+            os.replace(partial, path / str(step))
+        if together:
+            target._write_snapshot(steps)
+
     def close(self) -> None:
         self.wait()
         for manager in self._managers.values():
@@ -140,18 +177,28 @@ class Checkpoints:
 
     def _manager(self, block: int) -> ocp.CheckpointManager:
         if block not in self._managers:
-            options = ocp.CheckpointManagerOptions(max_to_keep=self._keep)
             path = self._path(block)
+            options = ocp.CheckpointManagerOptions(max_to_keep=self._keep)
+            together = ocp.options.MultiprocessingOptions()
             if jax.process_count() > 1:
                 processes = self._processes[block]
-                path.mkdir(parents=True, exist_ok=True)
-                options.create = False
-                options.multiprocessing_options = ocp.options.MultiprocessingOptions(
+                together = ocp.options.MultiprocessingOptions(
                     primary_host=processes[0],
                     active_processes=set(processes),
                     barrier_sync_key_prefix=f"block_{block}",
                 )
-            self._managers[block] = ocp.CheckpointManager(path, options=options)
+                path.mkdir(parents=True, exist_ok=True)
+                options.create = False
+                # Background saves signal each other by keys that take all processes to be in step.
+                options.enable_async_checkpointing = False
+                options.multiprocessing_options = together
+            handlers = {
+                "state": ocp.StandardCheckpointHandler(multiprocessing_options=together),
+                "data": ocp.JsonCheckpointHandler(multiprocessing_options=together),
+            }
+            self._managers[block] = ocp.CheckpointManager(
+                path, item_handlers=handlers, options=options
+            )
         return self._managers[block]
 
     def _read_snapshot(self) -> dict[int, int]:
@@ -165,6 +212,22 @@ class Checkpoints:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(steps))
         os.replace(temporary, path)
+
+
+def _spanning_processes(leaf: jax.Array) -> jax.Array:
+    """`leaf` as Orbax takes it where there are several processes.
+
+    It refuses arrays that lie within one process, which is where all of a block is whenever its
+    group does. On paper another process has a copy of what this returns; it is never asked for it.
+    """
+    if not leaf.is_fully_addressable:
+        return leaf
+    here = jax.local_devices()[0]
+    other = next(d for d in jax.devices() if d.process_index != here.process_index)
+    mesh = Mesh([here, other], ("copies",))
+    copy = jax.device_put(jax.device_get(leaf), host_memory())
+    sharding = NamedSharding(mesh, PartitionSpec(), memory_kind="pinned_host")
+    return jax.make_array_from_single_device_arrays(leaf.shape, sharding, [copy])
 
 
 def abstract(state: BlockState, sharding: jax.sharding.Sharding) -> BlockState:

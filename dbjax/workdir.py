@@ -5,6 +5,7 @@ workdir/  config.json  metrics/block_00/…  checkpoints/block_00/…  samples/ 
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -63,7 +64,8 @@ def claim(path: str | Path, config: ConfigDict) -> Path:
             f"workdir {workdir} cannot be written ({error.strerror}); allowed: a folder you may "
             "write to"
         ) from error
-    temporary = workdir / "config.json.tmp"
+    # Named after the process, since those of one run may come here at the same time.
+    temporary = workdir / f"config.json.{os.getpid()}.tmp"
     temporary.write_text(config_to_json(config))
     os.replace(temporary, workdir / "config.json")
     return workdir
@@ -116,7 +118,8 @@ def _existing_config(workdir: Path) -> ConfigDict | None:
     file = workdir / "config.json"
     if file.is_file():
         return config_from_json(file.read_text())
-    found = sorted(entry.name for entry in workdir.iterdir() if entry.name != "config.json.tmp")
+    entries = (entry.name for entry in workdir.iterdir())
+    found = sorted(name for name in entries if not re.fullmatch(r"config\.json\.\d+\.tmp", name))
     if found:
         raise SettingError(
             f"workdir {workdir} is not empty and not a run of dbjax (it holds {found[0]!r} and no "

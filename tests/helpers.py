@@ -179,3 +179,14 @@ def distance(a: Any, b: Any) -> float:
     gaps = jax.tree.map(lambda x, y: np.max(np.abs(np.asarray(x) - np.asarray(y))), a, b)
     largest = np.max(np.stack(jax.tree.leaves(gaps)))
     return float("inf") if np.isnan(largest) else float(largest)
+
+
+def relative_distance(a: Any, b: Any) -> float:
+    """Largest |a - b| of any array of the trees, relative to the largest number in that array."""
+
+    def gap(x: Any, y: Any) -> float:
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        return float(np.max(np.abs(x - y)) / max(np.max(np.abs(x)), np.max(np.abs(y)), 1e-30))
+
+    gaps = jax.tree.leaves(jax.tree.map(gap, a, b))
+    return max(float("inf") if np.isnan(g) else g for g in gaps)

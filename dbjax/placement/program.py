@@ -137,8 +137,10 @@ class Program:
             return states
 
         def average(leaves: list[list[Array]]) -> list[list[Array]]:
-            mean = jax.lax.pmean(average_leaves(leaves), "block")
-            return [jax.lax.pcast(mean, "block", to="varying")] * len(leaves)
+            mean = average_leaves(leaves)
+            if self.layout.mesh.shape["block"] > 1:
+                mean = jax.lax.pcast(jax.lax.pmean(mean, "block"), "block", to="varying")
+            return [mean] * len(leaves)
 
         def keep(leaves: list[list[Array]]) -> list[list[Array]]:
             return leaves
