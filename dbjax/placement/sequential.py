@@ -33,6 +33,10 @@ class Sequential:
     In each round every block is visited once, in an order drawn anew, for `steps_per_visit` steps.
     A block that is not being visited has its parameters, optimizer state and average in pinned
     host memory; gradients and activations exist for the visited block alone.
+
+    Attributes:
+        timing: what was measured to choose the visits: seconds of a "step" and of a "switch", in
+            which a block goes to the host and comes back.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class Sequential:
         self._states = {b: to_host(jax.device_get(state)) for b, state in states.items()}
         self._steps = {b: int(state.step) for b, state in states.items()}
         self._visit = config.steps_per_visit
-        self._timing: dict[str, float] = {}
+        self.timing: dict[str, float] = {}
         self._run = jax.jit(trainer.run, static_argnames="remat", donate_argnums=0)
         self._average = jax.jit(average_leaves)
 
@@ -123,14 +127,14 @@ class Sequential:
         end = time.perf_counter()
         # Compiling makes the first dispatch of each length the slowest.
         step = (end - begin) / num_steps
-        self._timing["step"] = min(step, self._timing.get("step", math.inf))
+        self.timing["step"] = min(step, self.timing.get("step", math.inf))
         self._states[block] = jax.block_until_ready(to_device(to_host(self._states[block])))
-        self._timing["switch"] = time.perf_counter() - end
+        self.timing["switch"] = time.perf_counter() - end
 
     def _choose_visit(self) -> int:
         """The shortest visit, in whole dispatches, beside which a switch costs little."""
         dispatch = self._config.steps_per_dispatch
-        steps = self._timing["switch"] / (_SWITCH_SHARE * self._timing["step"])
+        steps = self.timing["switch"] / (_SWITCH_SHARE * self.timing["step"])
         longest = max(_LONGEST_VISIT // dispatch, 1)
         return dispatch * min(max(math.ceil(steps / dispatch), 1), longest)
 
