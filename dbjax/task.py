@@ -16,7 +16,10 @@ from dbjax.noise import LogNormalNoise, NoiseProcess, expand
 from dbjax.partition import Partition
 
 Params = Mapping[str, Any]
-"""One block's parameters: {"interface": tree, "layers": tree}."""
+"""One block's parameters: {"interface": tree, "layers": tree}.
+
+The layers are a tuple with one tree for each, or one tree whose arrays have them as leading axis.
+Either way blocks can be taken apart into layers and put together (see `dbjax.parts`)."""
 Batch = Mapping[str, Any]
 """Arrays with a leading batch axis, on the host or the device."""
 Metrics = dict[str, Array]

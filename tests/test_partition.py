@@ -10,7 +10,7 @@ import scipy.stats
 
 from dbjax.errors import SettingError
 from dbjax.noise import LogNormalNoise, MaskingNoise
-from dbjax.partition import Partition, PartitionConfig, make_partition, sampling_grid
+from dbjax.partition import Partition, PartitionConfig, make_partition, parse_blocks, sampling_grid
 
 NOISE = LogNormalNoise()
 
@@ -67,6 +67,13 @@ def test_uniform_edges_are_even_in_log_sigma() -> None:
     np.testing.assert_allclose(
         NOISE.level(np.array(p.edges)), [80, 2.339, 0.0684, 0.002], rtol=3e-4
     )
+
+
+def test_edges_of_ones_own() -> None:
+    p = partition(num_blocks=3, edges=(0, 0.5, 0.9, 1), overlap=0.0, strategy="uniform")
+    assert p.edges == (0, 0.5, 0.9, 1)
+    assert p.intervals == ((0, 0.5), (0.5, 0.9), (0.9, 1))
+    assert [p.block_of(u) for u in (0.0, 0.49, 0.5, 0.89, 0.9, 1.0)] == [0, 0, 1, 1, 2, 2]
 
 
 def test_uniform_edges_in_masking_time() -> None:
@@ -215,3 +222,27 @@ def test_grid_refusals(num_steps: int, kind: str, noise: Any, sentence: str) -> 
     with pytest.raises(SettingError) as error:
         sampling_grid(partition(noise=noise), noise, num_steps, kind)
     assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    "edges", [(0, 1), (0, 0.5, 0.9), (0.1, 0.5, 0.9, 1), (0, 0.9, 0.5, 1), (0, 0.5, 0.5, 1)]
+)
+def test_refused_edges(edges: tuple[float, ...]) -> None:
+    with pytest.raises(SettingError) as error:
+        partition(num_blocks=3, edges=edges)
+    allowed = "4 rising numbers from 0 to 1 (partition.num_blocks + 1)"
+    assert str(error.value) == f"partition.edges is {edges}; allowed: {allowed}"
+
+
+def test_blocks_as_people_write_them() -> None:
+    assert parse_blocks("2, 0", 3, "--blocks") == (0, 2)
+
+
+@pytest.mark.parametrize("text", ["", "3", "0,0", "-1", "a", "0,"])
+def test_refused_blocks(text: str) -> None:
+    with pytest.raises(SettingError) as error:
+        parse_blocks(text, 3, "training.remat", "none", "all")
+    assert str(error.value) == (
+        f"training.remat is {text!r}; allowed: 'none' or 'all' or different numbers from 0 to 2, "
+        "as '0,1'"
+    )
