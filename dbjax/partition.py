@@ -52,7 +52,7 @@ class PartitionConfig:
             shares = np.diff(self.edges)
             fits = len(shares) == self.num_blocks and (self.edges[0], self.edges[-1]) == (0, 1)
             require(
-                bool(fits and min(shares) >= _SMALLEST_SHARE),
+                fits and bool(min(shares) >= _SMALLEST_SHARE),
                 "partition.edges",
                 self.edges,
                 f"{self.num_blocks + 1} rising numbers from 0 to 1 (partition.num_blocks + 1)",

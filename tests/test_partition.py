@@ -70,7 +70,7 @@ def test_uniform_edges_are_even_in_log_sigma() -> None:
 
 
 def test_edges_of_ones_own() -> None:
-    p = partition(num_blocks=3, edges=(0, 0.5, 0.9, 1), overlap=0.0, strategy="uniform")
+    p = partition(num_blocks=3, edges=(0.0, 0.5, 0.9, 1.0), overlap=0.0, strategy="uniform")
     assert p.edges == (0, 0.5, 0.9, 1)
     assert p.intervals == ((0, 0.5), (0.5, 0.9), (0.9, 1))
     assert [p.block_of(u) for u in (0.0, 0.49, 0.5, 0.89, 0.9, 1.0)] == [0, 0, 1, 1, 2, 2]
@@ -225,7 +225,14 @@ def test_grid_refusals(num_steps: int, kind: str, noise: Any, sentence: str) -> 
 
 
 @pytest.mark.parametrize(
-    "edges", [(0, 1), (0, 0.5, 0.9), (0.1, 0.5, 0.9, 1), (0, 0.9, 0.5, 1), (0, 0.5, 0.5, 1)]
+    "edges",
+    [
+        (0.0, 1.0),
+        (0.0, 0.5, 0.9),
+        (0.1, 0.5, 0.9, 1.0),
+        (0.0, 0.9, 0.5, 1.0),
+        (0.0, 0.5, 0.5, 1.0),
+    ],
 )
 def test_refused_edges(edges: tuple[float, ...]) -> None:
     with pytest.raises(SettingError) as error:
