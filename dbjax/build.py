@@ -72,6 +72,65 @@ class Setup:
     sampling: SamplingConfig
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A config with every section read and checked, and nothing made of it yet."""
+
+    family: str
+    seed: int
+    model: Any
+    noise: LogNormalNoise
+    partition: PartitionConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+    placement: PlacementConfig
+    sampling: SamplingConfig
+    data: DataConfig
+
+
+def read_settings(config: ConfigDict) -> Settings:
+    """Reads every section.
+
+    Raises:
+        SettingError: for the first setting that is missing, unknown or impossible.
+    """
+    _check_top(config)
+    sections = {"model": FAMILIES[config.family].config, **SECTIONS}
+    read: Any = {name: section(cls, config, name) for name, cls in sections.items()}
+    return Settings(family=config.family, seed=config.seed, **read)
+
+
+def task_and_trainer(settings: Settings, info: DatasetInfo) -> tuple[DenoisingTask, Trainer]:
+    """Task and trainer for data of which no more than its facts are known.
+
+    Nothing is compiled. Size and fingerprint of the data make no difference.
+
+    Raises:
+        SettingError: if network, partition and data do not go together.
+    """
+    network = FAMILIES[settings.family].network(settings.model, info, settings.seed)
+    task = DenoisingTask(
+        network=network,
+        noise=settings.noise,
+        partition=make_partition(settings.partition, settings.noise, network.depth),
+        image_shape=info.image_shape,
+        num_classes=info.num_classes,
+        label_dropout=settings.training.label_dropout,
+        mean=info.mean,
+        std=info.std,
+    )
+    optimizer, training = settings.optimizer, settings.training
+    trainer = Trainer(
+        task,
+        make_optimizer(optimizer, training.steps),
+        optimizer.ema_decay,
+        settings.seed,
+        freeze_interface=settings.placement.interface == "frozen",
+        remat=training.remat_blocks(settings.partition.num_blocks),
+    )
+    return task, trainer
+
+
 def build(config: ConfigDict) -> Setup:
     """Reads every section, then loads the data and puts the parts together.
 
@@ -80,38 +139,19 @@ def build(config: ConfigDict) -> Setup:
     Raises:
         SettingError: for the first setting that is missing, unknown or impossible.
     """
-    _check_top(config)
-    family = FAMILIES[config.family]
-    model: Any = section(family.config, config, "model")
-    noise = section(LogNormalNoise, config, "noise")
-    partition = section(PartitionConfig, config, "partition")
-    optimizer = section(OptimizerConfig, config, "optimizer")
-    training = section(TrainingConfig, config, "training")
-    placement = section(PlacementConfig, config, "placement")
-    sampling = section(SamplingConfig, config, "sampling")
-    data = section(DataConfig, config, "data")
-    dataset = load_dataset(data)
-    info = dataset.info
-    network = family.network(model, info, config.seed)
-    task = DenoisingTask(
-        network=network,
-        noise=noise,
-        partition=make_partition(partition, noise, network.depth),
-        image_shape=info.image_shape,
-        num_classes=info.num_classes,
-        label_dropout=training.label_dropout,
-        mean=info.mean,
-        std=info.std,
+    settings = read_settings(config)
+    dataset = load_dataset(settings.data)
+    task, trainer = task_and_trainer(settings, dataset.info)
+    return Setup(
+        config=config,
+        data=settings.data,
+        dataset=dataset,
+        task=task,
+        trainer=trainer,
+        training=settings.training,
+        placement=settings.placement,
+        sampling=settings.sampling,
     )
-    trainer = Trainer(
-        task,
-        make_optimizer(optimizer, training.steps),
-        optimizer.ema_decay,
-        config.seed,
-        freeze_interface=placement.interface == "frozen",
-        remat=training.remat_blocks(partition.num_blocks),
-    )
-    return Setup(config, data, dataset, task, trainer, training, placement, sampling)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 from dbjax.data.cifar10 import load_cifar10
-from dbjax.data.dataset import Dataset
+from dbjax.data.dataset import Dataset, DatasetInfo
 from dbjax.data.embedded import load_digits, load_spiral
-from dbjax.data.latents import load_imagenet256_latents
+from dbjax.data.latents import LATENT_SCALE, LATENT_SHAPE, load_imagenet256_latents
 from dbjax.errors import require
 
 
@@ -19,18 +22,61 @@ class DatasetEntry:
       flippable: whether examples can be mirrored. Latents cannot: the encoder does not commute
         with mirroring, so mirrored images have to be encoded too.
       splits: parts that can be loaded.
+      known: what is known without the files of a data set that is stored in files.
     """
 
     load: Callable[[str | None, str], Dataset]
     flippable: bool
     splits: tuple[str, ...] = ("train", "test")
+    known: "Description | None" = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a network and its memory depend on.
+
+    Attributes:
+      info: facts; where no file was read, size is 0 and the fingerprint empty.
+      dtype: of the images in a batch.
+    """
+
+    info: DatasetInfo
+    dtype: np.dtype
+
+
+def _without_files(dtype: str, **facts: Any) -> Description:
+    return Description(DatasetInfo(**facts, size=0, fingerprint=""), np.dtype(dtype))
 
 
 DATASETS = {
     "digits": DatasetEntry(load_digits, flippable=True, splits=("train", "test", "all")),
     "spiral": DatasetEntry(load_spiral, flippable=False),
-    "cifar10": DatasetEntry(load_cifar10, flippable=True),
-    "imagenet256_latents": DatasetEntry(load_imagenet256_latents, flippable=False),
+    "cifar10": DatasetEntry(
+        load_cifar10,
+        flippable=True,
+        known=_without_files(
+            "uint8",
+            name="cifar10",
+            image_shape=(32, 32, 3),
+            num_classes=10,
+            mean=127.5,
+            std=63.75,
+            max_value=255.0,
+        ),
+    ),
+    "imagenet256_latents": DatasetEntry(
+        load_imagenet256_latents,
+        flippable=False,
+        known=_without_files(
+            "float16",
+            name="imagenet256_latents",
+            image_shape=LATENT_SHAPE,
+            num_classes=1000,
+            mean=0.0,
+            std=1 / LATENT_SCALE,
+            max_value=None,
+        ),
+    ),
 }
 
 
@@ -81,3 +127,16 @@ def load_dataset(config: DataConfig) -> Dataset:
         and how to prepare it.
     """
     return DATASETS[config.name].load(config.data_dir, config.split)
+
+
+def describe_dataset(config: DataConfig) -> Description:
+    """What networks and memory depend on, without the files of a data set that is stored in files.
+
+    Args:
+      config: which data set; its files need not be there.
+    """
+    entry = DATASETS[config.name]
+    if entry.known is not None:
+        return entry.known
+    dataset = load_dataset(config)
+    return Description(dataset.info, dataset.source[0]["image"].dtype)

@@ -1,4 +1,4 @@
-"""Real processes joined by jax.distributed: killed, and restarted on other processes and devices."""
+"""Processes joined by jax.distributed: killed, and restarted on other processes and devices."""
 
 import os
 import random
