@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import psutil
-import pytest
 
 from dbjax import session
 from dbjax.build import Setup, build
@@ -65,7 +64,7 @@ def train(setup: Setup, workdir: Path | None = None) -> session.Model:
 class Launcher:
     """The command as users give it; `told` is what it printed."""
 
-    def __init__(self, workdir: Path, steps: int, programs: Path) -> None:
+    def __init__(self, workdir: Path, steps: int) -> None:
         self._workdir = workdir
         self._output = workdir.with_suffix(".txt")
         command = [sys.executable, "-m", "experiments.train", "--config=configs/spiral.py"]
@@ -73,12 +72,7 @@ class Launcher:
             self.process = psutil.Popen(
                 [*command, f"--workdir={workdir}", *settings(steps)],
                 cwd=ROOT,
-                env={
-                    **os.environ,
-                    "JAX_COMPILATION_CACHE_DIR": str(programs),
-                    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-                },
+                env=dict(os.environ),
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -110,17 +104,11 @@ def until(found: Callable[[], psutil.Process | None], launcher: Launcher) -> psu
     raise AssertionError(f"the launcher has ended:\n{launcher.told}")
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where processes leave what they compiled, which takes most of a short life."""
-    return tmp_path_factory.mktemp("programs")
-
-
-def test_a_block_that_is_killed_and_a_launcher_that_is_stopped_change_nothing(tmp_path, programs):
+def test_a_block_that_is_killed_and_a_launcher_that_is_stopped_change_nothing(tmp_path):
     workdir = tmp_path / "run"
     setup = setup_of(STEPS)
 
-    launcher = Launcher(workdir, STEPS, programs)
+    launcher = Launcher(workdir, STEPS)
     for b in range(3):
         launcher.wait_for(b)
     launcher.process.send_signal(signal.SIGTERM)
@@ -130,7 +118,7 @@ def test_a_block_that_is_killed_and_a_launcher_that_is_stopped_change_nothing(tm
     at = ", ".join(f"block {b} at {step}" for b, step in stopped.items())
     assert f"stopped ({at}); the same command continues" in launcher.told
 
-    launcher = Launcher(workdir, STEPS, programs)
+    launcher = Launcher(workdir, STEPS)
     moments = random.Random(0)
     for _ in range(5):
         victim = launcher.wait_for(1)
@@ -148,7 +136,7 @@ def test_a_block_that_is_killed_and_a_launcher_that_is_stopped_change_nothing(tm
     assert (workdir / "samples" / "samples.npz").exists()
 
 
-def test_a_block_that_diverges_is_reported_and_the_others_finish(tmp_path, programs):
+def test_a_block_that_diverges_is_reported_and_the_others_finish(tmp_path):
     workdir = tmp_path / "run"
     before, after = 10, 40
     setup = setup_of(before)
@@ -156,7 +144,7 @@ def test_a_block_that_diverges_is_reported_and_the_others_finish(tmp_path, progr
     train(setup, workdir)
     poison(setup, workdir, block=1, step=before)
 
-    launcher = Launcher(workdir, after, programs)
+    launcher = Launcher(workdir, after)
     assert launcher.process.wait() == 1
     (told,) = re.findall(r"block 1 failed: (.*)", launcher.told)
     assert told.startswith("the loss of block 1 is nan after step")

@@ -19,7 +19,7 @@ from dbjax.workdir import read_config
 from tests.helpers import relative_distance
 
 ROOT = Path(__file__).parents[2]
-STEPS = 200
+STEPS = 80
 BRIEF = [
     "--config=configs/spiral.py",
     f"--config.training.steps={STEPS}",
