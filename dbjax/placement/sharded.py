@@ -121,7 +121,7 @@ class Sharded:
         about = {
             b: {
                 "block": np.int32(b),
-                "interval": np.asarray(self._trainer.interval(b)),
+                "interval": np.asarray(self._trainer.task.partition.intervals[b], np.float32),
                 "behind": np.bool_(b in behind),
             }
             for b in self._steps

@@ -27,11 +27,11 @@ BRIEF = [
     "--config.training.log_every=5",
     "--config.placement.steps_per_dispatch=5",
     "--config.placement.sync_every=10",
-    "--config.placement.shard_above=64",
-    "--config.partition.num_blocks=4",
+    "--config.placement.shard_above=32",
+    "--config.partition.num_blocks=2",
     "--config.data.batch_size=32",
-    "--config.model.width=16",
-    "--config.model.depth=4",
+    "--config.model.width=8",
+    "--config.model.depth=2",
 ]
 
 
