@@ -1,0 +1,333 @@
+"""Classification by blocks: the label's embedding is noised, blocks denoise it given the image.
+
+The tasks of a block-wise classifier and of its twin, which is trained end to end by
+back-propagation. Networks are in `dbjax.families`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+
+from dbjax import keys
+from dbjax.errors import require
+from dbjax.noise import LogNormalNoise, expand
+from dbjax.partition import Partition
+from dbjax.sampling import Sampler
+from dbjax.task import Batch, Estimate, Metrics, Network, Params, draw_u
+
+BRIDGES = ("soft", "soft_normalised", "hard")
+WEIGHTS = ("none", "edm", "batch_scalar")
+
+
+@runtime_checkable
+class LabelNetwork(Network, Protocol):
+    """A network whose z is the embedding of a label, and whose condition is an image."""
+
+    @property
+    def width(self) -> int:
+        """Of an embedding."""
+
+    def logits(
+        self,
+        params: Params,
+        estimate: Float[Array, "batch width"],
+        c_noise: Float[Array, " batch"],
+    ) -> Float[Array, "batch classes"]:
+        """The head, on the preconditioned estimate of the embedding."""
+
+    def label_table(self, params: Params) -> Float[Array, "classes width"]:
+        """Embeddings of the classes, part of the interface."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationConfig:
+    """The `classification` section of a config.
+
+    Attributes:
+        bridge: from logits back to an embedding, between the steps of inference: `soft`,
+            softmax(logits) times the table as it is (the released code); `soft_normalised`, times
+            its unit rows, which is what training noises; `hard`, the unit row of the likeliest
+            class.
+        weight: of the cross entropy: `none`; `edm`, w(sigma) of each example (paper, equation 6);
+            `batch_scalar`, the batch's mean of w(sigma) for all (the released code, by accident).
+        image_dropout: probability of hiding the image in training, for guidance on it.
+    """
+
+    bridge: str = "soft_normalised"
+    weight: str = "none"
+    image_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field, names in (("bridge", BRIDGES), ("weight", WEIGHTS)):
+            value = getattr(self, field)
+            allowed = " or ".join(map(repr, names))
+            require(value in names, f"classification.{field}", value, allowed)
+        value = self.image_dropout
+        require(0 <= value < 1, "classification.image_dropout", value, "a number in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelDenoisingTask:
+    """Label-embedding diffusion (paper, section 5.1 and appendix B).
+
+    A batch holds "image" [batch, height, width, channels] in raw units and "label" [batch]. z is
+    the noisy embedding of the label, [batch, width], and starts from a row of unit norm.
+
+    Attributes:
+        network: raw network F; its condition is the normalised image, zeros for "none".
+        noise: log-normal noise.
+        partition: who owns which noise and which layers.
+        config: bridge, weight, image dropout.
+        table: [classes, width] rows of unit norm that never change: what blocks that own their
+            interface have in common. None trains the interface's own table, which blocks then
+            have to share.
+        mean, std: of the raw images, one number or one for each channel.
+    """
+
+    network: LabelNetwork
+    noise: LogNormalNoise
+    partition: Partition
+    config: ClassificationConfig
+    table: Float[Array, "classes width"] | None = None
+    mean: Any = 0.0
+    std: Any = 1.0
+
+    def init(self, key: PRNGKeyArray, block: int) -> Params:
+        return self.network.init(key, self.partition.layers[block])
+
+    def encode(self, image: Array) -> Float[Array, "..."]:
+        """Raw images to zero mean and unit standard deviation."""
+        return (image.astype(jnp.float32) - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+
+    def loss(
+        self,
+        params: Params,
+        batch: Batch,
+        interval: Float[Array, " 2"],
+        key: PRNGKeyArray,
+        *,
+        remat: bool = False,
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Cross entropy of the head on the denoised embedding, weighted as configured."""
+        u_key, noise_key, image_key, network_key = jax.random.split(key, 4)
+        label = batch["label"]
+        y = self._unit_rows(params)[label]
+        sigma = self.noise.level(draw_u(u_key, label.shape, interval))
+        z = self.noise.corrupt(noise_key, y, sigma)
+        image = self.encode(batch["image"])
+        if self.config.image_dropout:
+            hide = jax.random.bernoulli(image_key, self.config.image_dropout, label.shape)
+            image = jnp.where(expand(hide, image), 0.0, image)
+        logits = self._logits(params, z, sigma, image, network_key, remat)
+        entropy = optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
+        weight = self.noise.weight(sigma)
+        weights = {"none": 1.0, "edm": weight, "batch_scalar": jnp.mean(weight)}
+        loss = jnp.mean(weights[self.config.weight] * entropy)
+        return loss, {
+            "loss": loss,
+            "cross_entropy": jnp.mean(entropy),
+            "accuracy": jnp.mean(jnp.argmax(logits, -1) == label),
+        }
+
+    def prior(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "batch width"]:
+        return self.noise.prior(key, (num_samples, self.network.width))
+
+    def denoise(
+        self,
+        params: Params,
+        z: Float[Array, "batch width"],
+        level: Float[Array, " batch"],
+        condition: Shaped[Array, "batch ..."] | None = None,
+        *,
+        guidance: float = 1.0,
+    ) -> Estimate:
+        """Logits at this level, and the embedding that the bridge makes of them.
+
+        Args:
+            params: the block.
+            z: noisy embeddings.
+            level: sigma.
+            condition: images in raw units.
+            guidance: s of logits_none + s (logits_image - logits_none).
+        """
+        assert condition is not None
+        image = self.encode(condition)
+        if guidance == 1.0:
+            logits = self._logits(params, z, level, image, None)
+        else:
+            both = self._logits(
+                params,
+                jnp.concatenate([z, z]),
+                jnp.concatenate([level, level]),
+                jnp.concatenate([image, jnp.zeros_like(image)]),
+                None,
+            )
+            with_image, without = jnp.split(both, 2)
+            logits = without + guidance * (with_image - without)
+        return Estimate(self._bridge(params, logits), logits)
+
+    def decode(self, z: Float[Array, "batch width"]) -> Float[Array, "batch width"]:
+        """Embeddings are their own units."""
+        return z
+
+    def _logits(
+        self,
+        params: Params,
+        z: Float[Array, "batch width"],
+        sigma: Float[Array, " batch"],
+        image: Float[Array, "batch ..."],
+        key: PRNGKeyArray | None,
+        remat: bool = False,
+    ) -> Float[Array, "batch classes"]:
+        c = self.noise.precondition(sigma)
+        raw = self.network.apply(
+            params, expand(c.c_in, z) * z, c.c_noise, image, key=key, remat=remat
+        )
+        estimate = expand(c.c_skip, z) * z + expand(c.c_out, z) * raw
+        return self.network.logits(params, estimate, c.c_noise)
+
+    def _rows(self, params: Params) -> Float[Array, "classes width"]:
+        return self.network.label_table(params) if self.table is None else self.table
+
+    def _unit_rows(self, params: Params) -> Float[Array, "classes width"]:
+        rows = self._rows(params)
+        return rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)
+
+    def _bridge(
+        self, params: Params, logits: Float[Array, "batch classes"]
+    ) -> Float[Array, "batch width"]:
+        if self.config.bridge == "hard":
+            return self._unit_rows(params)[jnp.argmax(logits, -1)]
+        soft = self.config.bridge == "soft"
+        rows = self._rows(params) if soft else self._unit_rows(params)
+        return jax.nn.softmax(logits) @ rows
+
+
+def fixed_table(key: PRNGKeyArray, num_classes: int, width: int) -> Float[Array, "classes width"]:
+    """Random rows of unit norm, the targets of blocks that own their interface."""
+    rows = jax.random.normal(key, (num_classes, width))
+    return rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A network that classifies in one pass."""
+
+    def init(self, key: PRNGKeyArray, layers: Any) -> Params:
+        """As `dbjax.task.Network.init`."""
+
+    def logits(
+        self,
+        params: Params,
+        image: Float[Array, "batch ..."],
+        *,
+        key: PRNGKeyArray | None = None,
+        remat: bool = False,
+    ) -> Float[Array, "batch classes"]:
+        """Of normalised images."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassificationTask:
+    """The twin: one block, trained by back-propagation through all layers, without noise.
+
+    Its loss ignores the interval. Inference is a walk of one step, whose z is not looked at.
+
+    Attributes:
+        network: the classifier.
+        noise: of no effect; the partition is one in its coordinate.
+        partition: of one block.
+        mean, std: of the raw images, one number or one for each channel.
+    """
+
+    network: Classifier
+    noise: LogNormalNoise
+    partition: Partition
+    mean: Any = 0.0
+    std: Any = 1.0
+
+    def init(self, key: PRNGKeyArray, block: int) -> Params:
+        return self.network.init(key, self.partition.layers[block])
+
+    def loss(
+        self,
+        params: Params,
+        batch: Batch,
+        interval: Float[Array, " 2"],
+        key: PRNGKeyArray,
+        *,
+        remat: bool = False,
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Cross entropy."""
+        del interval
+        label: Int[Array, " batch"] = batch["label"]
+        logits = self._logits(params, batch["image"], key, remat)
+        loss = jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(logits, label))
+        accuracy = jnp.mean(jnp.argmax(logits, -1) == label)
+        return loss, {"loss": loss, "cross_entropy": loss, "accuracy": accuracy}
+
+    def prior(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "batch 1"]:
+        return jnp.zeros((num_samples, 1))
+
+    def denoise(
+        self,
+        params: Params,
+        z: Float[Array, "batch 1"],
+        level: Float[Array, " batch"],
+        condition: Shaped[Array, "batch ..."] | None = None,
+        *,
+        guidance: float = 1.0,
+    ) -> Estimate:
+        """The logits of raw images; z comes back as it is."""
+        assert condition is not None
+        return Estimate(z, self._logits(params, condition, None))
+
+    def decode(self, z: Float[Array, "batch 1"]) -> Float[Array, "batch 1"]:
+        return z
+
+    def _logits(
+        self, params: Params, image: Array, key: PRNGKeyArray | None, remat: bool = False
+    ) -> Float[Array, "batch classes"]:
+        image = (image.astype(jnp.float32) - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        return self.network.logits(params, image, key=key, remat=remat)
+
+
+def predict(
+    sampler: Sampler,
+    blocks: Mapping[int, Params],
+    images: Shaped[np.ndarray, "size height width channels"],
+    *,
+    num_noises: int = 1,
+    seed: int = 0,
+    progress: Callable[[int], object] = lambda count: None,
+) -> Float[np.ndarray, "size classes"]:
+    """Probabilities of the classes: those of the last step's logits, averaged over noises.
+
+    Args:
+        sampler: of a task of this file; its number of steps may differ from the number of blocks.
+        blocks: weights of every block.
+        images: in raw units; none is left out.
+        num_noises: walks from different noise whose probabilities are averaged.
+        seed: of the noise.
+        progress: told the number of images after each batch.
+    """
+    size = min(sampler.batch_size, len(images))
+    done = []
+    for start in range(0, len(images), size):
+        # Every batch has the full size, so that one compiled program serves them all.
+        index = np.arange(start, start + size) % len(images)
+        walks = [
+            sampler(blocks, keys.derive(seed, "noise", start, n), size, jnp.asarray(images[index]))
+            for n in range(num_noises)
+        ]
+        logits = jnp.stack([walk.estimate.logits for walk in walks])
+        mean = jnp.mean(jax.nn.softmax(logits.astype(jnp.float32)), axis=0)
+        done.append(np.asarray(mean)[: len(images) - start])
+        progress(len(done[-1]))
+    return np.concatenate(done)
