@@ -322,12 +322,13 @@ def predict(
     for start in range(0, len(images), size):
         # Every batch has the full size, so that one compiled program serves them all.
         index = np.arange(start, start + size) % len(images)
-        walks = [
-            sampler(blocks, keys.derive(seed, "noise", start, n), size, jnp.asarray(images[index]))
-            for n in range(num_noises)
-        ]
-        logits = jnp.stack([walk.estimate.logits for walk in walks])
-        mean = jnp.mean(jax.nn.softmax(logits.astype(jnp.float32)), axis=0)
+        total = 0.0
+        for n in range(num_noises):
+            key = keys.derive(seed, "noise", start, n)
+            logits = sampler(blocks, key, size, jnp.asarray(images[index])).estimate.logits
+            assert logits is not None
+            total = total + jax.nn.softmax(logits.astype(jnp.float32))
+        mean = total / num_noises
         done.append(np.asarray(mean)[: len(images) - start])
         progress(len(done[-1]))
     return np.concatenate(done)

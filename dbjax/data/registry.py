@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from dbjax.data.cifar10 import load_cifar10
+from dbjax.data import augment
 from dbjax.data.dataset import Dataset, DatasetInfo
 from dbjax.data.embedded import load_digits, load_spiral
+from dbjax.data.image_sets import IMAGE_SETS
 from dbjax.data.latents import LATENT_SCALE, LATENT_SHAPE, load_imagenet256_latents
 from dbjax.errors import require
 
@@ -19,8 +20,8 @@ class DatasetEntry:
 
     Attributes:
       load: takes `(data_dir, split)`, both as in `load_dataset`.
-      flippable: whether examples can be mirrored. Latents cannot: the encoder does not commute
-        with mirroring, so mirrored images have to be encoded too.
+      flippable: whether examples can be mirrored and shifted. Latents cannot: the encoder does not
+        commute with that, so mirrored images have to be encoded too.
       splits: parts that can be loaded.
       known: what is known without the files of a data set that is stored in files.
     """
@@ -51,19 +52,14 @@ def _without_files(dtype: str, **facts: Any) -> Description:
 DATASETS = {
     "digits": DatasetEntry(load_digits, flippable=True, splits=("train", "test", "all")),
     "spiral": DatasetEntry(load_spiral, flippable=False),
-    "cifar10": DatasetEntry(
-        load_cifar10,
-        flippable=True,
-        known=_without_files(
-            "uint8",
-            name="cifar10",
-            image_shape=(32, 32, 3),
-            num_classes=10,
-            mean=127.5,
-            std=63.75,
-            max_value=255.0,
-        ),
-    ),
+    **{
+        name: DatasetEntry(
+            image_set.load,
+            flippable=True,
+            known=_without_files("uint8", image_shape=image_set.image_shape, **image_set.facts),
+        )
+        for name, image_set in IMAGE_SETS.items()
+    },
     "imagenet256_latents": DatasetEntry(
         load_imagenet256_latents,
         flippable=False,
@@ -90,6 +86,10 @@ class DataConfig:
       data_dir: the directory of a data set that is stored in files: what tensorflow-datasets
         prepared (None: its default) or a folder of array_record files.
       flip: mirror each training image left to right with probability one half.
+      crop: shift each training image by up to this many pixels in each direction, as by padding
+        with zeros and cropping at random.
+      rand_augment: operations of RandAugment on each training image, 0 for none; 2 are usual.
+      rand_augment_magnitude: of the operations, 0 to 30.
       split: the part that is trained on; `all` of the digits is their 1,797 images.
 
     Raises:
@@ -100,18 +100,29 @@ class DataConfig:
     batch_size: int = 128
     data_dir: str | None = None
     flip: bool = False
+    crop: int = 0
+    rand_augment: int = 0
+    rand_augment_magnitude: int = 9
     split: str = "train"
 
     def __post_init__(self) -> None:
         require(self.name in DATASETS, "data.name", self.name, ", ".join(DATASETS))
         require(self.batch_size >= 1, "data.batch_size", self.batch_size, "1 or more")
-        flippable = [name for name, entry in DATASETS.items() if entry.flippable]
-        require(
-            not self.flip or self.name in flippable,
-            "data.flip",
-            self.flip,
-            f"False, or True where data.name is {' or '.join(flippable)}",
-        )
+        pictures = [name for name, entry in DATASETS.items() if entry.flippable]
+        for key, names, allowed in (
+            ("flip", pictures, "False, or True"),
+            ("crop", pictures, "0, or 1 or more pixels"),
+            ("rand_augment", list(IMAGE_SETS), "0, or 1 or more operations"),
+        ):
+            value = getattr(self, key)
+            require(
+                not value or (value > 0 and self.name in names),
+                f"data.{key}",
+                value,
+                f"{allowed} where data.name is {' or '.join(names)}",
+            )
+        magnitude, most = self.rand_augment_magnitude, augment.BINS - 1
+        require(0 <= magnitude <= most, "data.rand_augment_magnitude", magnitude, f"0 to {most}")
         splits = DATASETS[self.name].splits
         require(self.split in splits, "data.split", self.split, ", ".join(splits))
 

@@ -2,13 +2,14 @@
 
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
 import numpy as np
 from jaxtyping import Int
 
+from dbjax.data import augment
 from dbjax.data.dataset import Batch, Dataset, Source
 from dbjax.data.registry import DataConfig
 from dbjax.errors import require
@@ -32,9 +33,9 @@ def make_stream(dataset: Dataset, config: DataConfig, *, seed: int, block: int) 
 class Stream(Iterator[Batch]):
     """Endless batches `{"image": [batch, *image_shape], "label": int32 [batch]}` on the host.
 
-    Batch i depends on (data set, batch size, flip, seed, block, i) alone: not on what was read
-    before, on threads, or on where the stream was restored. Every epoch takes each example once,
-    in an order of its own; a batch may run across the end of an epoch, so none is cut short.
+    Batch i depends on (data set, batch size, augmentation, seed, block, i) alone: not on what was
+    read before, on threads, or on where the stream was restored. Every epoch takes each example
+    once, in an order of its own; a batch may run across the end of an epoch, so none is cut short.
     Images keep the raw units and dtype of the data set.
     """
 
@@ -48,9 +49,11 @@ class Stream(Iterator[Batch]):
         batches = grain.MapDataset.source(
             _BatchSource(dataset.source, config.batch_size, seed=seed, block=block)
         )
-        if config.flip:
-            flip_seed = np.random.SeedSequence((seed, block)).generate_state(1)
-            batches = batches.random_map(_flip_half, seed=int(flip_seed[0]))
+        for number, change in _augmentations(config):
+            change_seed = np.random.SeedSequence((seed, block)).generate_state(number + 1)[number]
+            batches = batches.random_map(
+                functools.partial(_on_images, change), seed=int(change_seed)
+            )
         threads = dataset.source.read_threads
         self._iterator = iter(
             batches.to_iter_dataset(
@@ -120,8 +123,22 @@ class _BatchSource:
         return rng.permutation(len(self._source))
 
 
-def _flip_half(batch: Batch, rng: np.random.Generator) -> Batch:
-    images = batch["image"]
-    chosen = rng.random(len(images)) < 0.5
-    images[chosen] = images[chosen, :, ::-1]
-    return batch
+def _augmentations(config: DataConfig) -> Iterator[tuple[int, Callable[..., np.ndarray]]]:
+    """What is done to images, in turn, and the number of its seed, which no other setting moves."""
+    if config.crop:
+        yield 1, functools.partial(augment.crop, padding=config.crop)
+    if config.flip:
+        yield 0, augment.flip
+    if config.rand_augment:
+        yield (
+            2,
+            functools.partial(
+                augment.rand_augment,
+                num_ops=config.rand_augment,
+                magnitude=config.rand_augment_magnitude,
+            ),
+        )
+
+
+def _on_images(change: Callable[..., np.ndarray], batch: Batch, rng: np.random.Generator) -> Batch:
+    return {**batch, "image": change(batch["image"], rng)}

@@ -12,15 +12,28 @@ def test_defaults_come_from_an_empty_section():
 @pytest.mark.parametrize(
     ("settings", "key"),
     [
-        ({"name": "mnist"}, "data.name is 'mnist'"),
+        ({"name": "emnist"}, "data.name is 'emnist'"),
         ({"batch_size": 0}, "data.batch_size is 0"),
         ({"name": "spiral", "flip": True}, "data.flip is True"),
         ({"name": "imagenet256_latents", "flip": True}, "data.flip is True"),
+        ({"name": "imagenet256_latents", "crop": 1}, "data.crop is 1; allowed: 0, or 1 or more"),
+        ({"crop": -1}, "data.crop is -1"),
+        ({"rand_augment": 2}, "data.rand_augment is 2; allowed: 0.*mnist or .*tiny_imagenet"),
+        ({"name": "cifar10", "rand_augment": -1}, "data.rand_augment is -1"),
+        ({"rand_augment_magnitude": 31}, "data.rand_augment_magnitude is 31; allowed: 0 to 30"),
     ],
 )
 def test_impossible_settings_are_refused(settings, key):
     with pytest.raises(SettingError, match=key):
         DataConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"crop": 1, "flip": True}, {"name": "mnist", "crop": 2, "rand_augment": 2}],
+)
+def test_augmentations_that_suit_the_data_are_allowed(settings):
+    assert DataConfig(**settings).crop == settings["crop"]
 
 
 def test_the_refusal_of_a_name_lists_the_names():

@@ -82,7 +82,7 @@ def test_a_missing_data_set_is_refused_with_the_way_to_get_it(refuse, tmp_path):
     )
     assert "cifar10" in error
     assert str(tmp_path) in error
-    assert "dbjax.data.prepare" in error
+    assert "experiments.prepare_data" in error
     assert not workdir.exists()
 
 
