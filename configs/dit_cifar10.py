@@ -1,6 +1,7 @@
 """DiT-S/2 on CIFAR-10 pixels, as published (paper, section 5.2 and appendix E.2).
 
-    python -m experiments.prepare_data cifar10 cifar-10-binary.tar.gz --data_dir=~/tfds
+    python -m experiments.prepare_data cifar10 cifar-10-binary.tar.gz \\
+        --data_dir=~/tensorflow_datasets
     python -m experiments.train --config=configs/dit_cifar10.py --workdir=runs/cifar10
     python -m experiments.train --config=configs/dit_cifar10.py:end_to_end --workdir=runs/twin
 

@@ -322,7 +322,7 @@ def predict(
     for start in range(0, len(images), size):
         # Every batch has the full size, so that one compiled program serves them all.
         index = np.arange(start, start + size) % len(images)
-        total = 0.0
+        total = jnp.zeros(())
         for n in range(num_noises):
             key = keys.derive(seed, "noise", start, n)
             logits = sampler(blocks, key, size, jnp.asarray(images[index])).estimate.logits

@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 
 from dbjax import session
 from dbjax.build import Setup, build
-from dbjax.data import make_stream
+from dbjax.classification import ClassificationTask, LabelDenoisingTask, predict
+from dbjax.data import load_dataset, make_stream
 from dbjax.devices import to_device
 from dbjax.memory import step_memory
 from dbjax.metrics import (
@@ -29,6 +30,7 @@ from dbjax.metrics import (
     pixel_features,
     quantise,
 )
+from dbjax.metrics.classification import accuracy, calibration_error, negative_log_likelihood
 from dbjax.metrics.noise import loss_over_noise
 from dbjax.metrics.speed import side_by_side
 from dbjax.pictures import draw_samples
@@ -70,7 +72,7 @@ def evaluate(setups: Mapping[Path, Setup], num_samples: int | None) -> dict[Path
     for path, setup in setups.items():
         task, model = setup.task, models[path]
         results[path] = {
-            **_quality(setup, model, num_samples or setup.dataset.info.size, path),
+            **_measured(setup, model, num_samples, path),
             "train_bytes": _train_bytes(setup),
             "layer_evaluations_per_sample": Sampler(task, setup.sampling).layer_evaluations,
             "seconds_per_step": seconds[path],
@@ -82,6 +84,34 @@ def evaluate(setups: Mapping[Path, Setup], num_samples: int | None) -> dict[Path
         }
         (path / "evaluation.json").write_text(json.dumps(results[path], indent=2) + "\n")
     return results
+
+
+def _measured(setup: Setup, model: session.Model, count: int | None, path: Path) -> dict[str, Any]:
+    """What the task is about: samples, or answers."""
+    if isinstance(setup.task, LabelDenoisingTask | ClassificationTask):
+        return _answers(setup, model, path)
+    return _quality(setup, model, count or setup.dataset.info.size, path)
+
+
+def _answers(setup: Setup, model: session.Model, path: Path) -> dict[str, Any]:
+    """Accuracy, likelihood and calibration on every image of the test split."""
+    data = dataclasses.replace(setup.data, split="test")
+    source = load_dataset(data).source
+    test = source.read(np.arange(len(source)))
+    sampler = Sampler(setup.task, setup.sampling)
+    # Once unseen, so that the speed does not contain compilation.
+    predict(sampler, model.blocks, test["image"][: setup.sampling.batch_size])
+    with tqdm(total=len(source), desc=f"classify {path.name}", unit="image") as bar:
+        start = time.perf_counter()
+        found = predict(sampler, model.blocks, test["image"], progress=bar.update)
+        seconds = time.perf_counter() - start
+    return {
+        "num_samples": len(source),
+        "accuracy": accuracy(found, test["label"]),
+        "negative_log_likelihood": negative_log_likelihood(found, test["label"]),
+        "calibration_error": calibration_error(found, test["label"]),
+        "samples_per_second": len(source) / seconds,
+    }
 
 
 def _quality(setup: Setup, model: session.Model, count: int, path: Path) -> dict[str, Any]:

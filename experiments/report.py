@@ -21,6 +21,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from dbjax import pictures
+from dbjax.build import GENERATIVE
 from dbjax.config import section
 from dbjax.errors import SettingError, require
 from dbjax.monitor import read_journal
@@ -171,6 +172,8 @@ def read_run(folder: Path) -> Run:
         SettingError: if it has not been trained, or not evaluated.
     """
     config = read_config(folder)
+    allowed = f"{' or '.join(GENERATIVE)}, whose samples a report shows"
+    require(config.family in GENERATIVE, f"family of {folder}", config.family, allowed)
     drawn = ("samples.npz", "samples.png", "real.png", "path.png")
     needed = ["evaluation.json", *(f"samples/{name}" for name in drawn)]
     missing = [name for name in needed if not (folder / name).is_file()]

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dbjax import session
-from dbjax.build import Setup, build
+from dbjax.build import GENERATIVE, Setup, build
 from dbjax.errors import require
 from dbjax.metrics import quantise
 from dbjax.pictures import draw_paths, draw_samples
@@ -32,7 +32,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     args, overrides = cli.parse(parser, arguments)
     require(args.num_samples >= 1, "--num_samples", args.num_samples, "1 or more")
-    setup = build(cli.run_config(args.config, args.workdir, overrides))
+    config = cli.run_config(args.config, args.workdir, overrides)
+    require(config.family in GENERATIVE, "family", config.family, f"{' or '.join(GENERATIVE)}")
+    setup = build(config)
     info = setup.dataset.info
     label = None
     if args.label is not None:

@@ -31,13 +31,35 @@ def modulate(
 class Modulation(nnx.Module):
     """`count` vectors for modulation, an affine map of SiLU(condition) that starts at zero."""
 
-    def __init__(self, width: int, count: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        width: int,
+        count: int,
+        *,
+        condition_width: int | None = None,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
         self.count = count
-        self.linear = zero_linear(width, count * width, dtype=dtype, rngs=rngs)
+        self.linear = zero_linear(condition_width or width, count * width, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, condition: Float[Array, "batch width"]
+        self, condition: Float[Array, "batch condition"]
     ) -> list[Float[Array, "batch 1 width"]]:
         """The vectors, float32, each with an axis for the tokens it will be applied to."""
         vectors = self.linear(jax.nn.silu(condition)).astype(jnp.float32)
         return jnp.split(vectors[:, None, :], self.count, axis=-1)
+
+
+class ActivatedModulation(Modulation):
+    """`count` vectors for modulation, SiLU of SiLU(condition)'s affine map that starts at zero.
+
+    The activation after the map is that of DiffusionBlocks' released ViT: no shift, scale or gate
+    is ever below -0.28.
+    """
+
+    def __call__(
+        self, condition: Float[Array, "batch condition"]
+    ) -> list[Float[Array, "batch 1 width"]]:
+        """The vectors, float32, each with an axis for the tokens it will be applied to."""
+        return [jax.nn.silu(vector) for vector in super().__call__(condition)]

@@ -1,0 +1,29 @@
+"""ViT on scikit-learn's digits by label-embedding diffusion: a classifier trained block by block.
+
+    python -m experiments.train --config=configs/vit_digits.py --workdir=runs/vit_blocks
+    python -m experiments.train --config=configs/vit_digits.py:end_to_end --workdir=runs/vit_twin
+    python -m experiments.evaluate --workdir runs/vit_blocks runs/vit_twin
+
+`blocks` cuts 6 layers into 3 blocks; `end_to_end` is the plain ViT by back-propagation, which makes
+the same number of layer evaluations. Accuracy is measured on the 360 test digits.
+
+Not tuned yet: a first run of 1,275 steps a block came to 0.917 where the twin had 0.989 after 1,500.
+"""
+
+from ml_collections import ConfigDict
+
+from dbjax.build import default_config
+
+
+def get_config(variant: str = "blocks") -> ConfigDict:
+    config = default_config({"blocks": "vit", "end_to_end": "plain_vit"}[variant])
+    config.model.update(patch_size=2, depth=6, width=64, num_heads=4, mlp_hidden=256)
+    config.partition.num_blocks = {"blocks": 3, "end_to_end": 1}[variant]
+    config.optimizer.update(
+        learning_rate=1e-3, warmup_steps=100, schedule="cosine", weight_decay=0.01, ema_decay=0.995
+    )
+    config.training.update(steps=1500, save_every=500)
+    config.placement.update(name="stacked", steps_per_dispatch=25)
+    config.sampling.update(num_steps={"blocks": 3, "end_to_end": 1}[variant], batch_size=360)
+    config.data.update(name="digits", split="train", batch_size=64)
+    return config

@@ -1,0 +1,103 @@
+"""Networks of equal layers as pure functions of stacked parameters."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class StackedNetwork:
+    """An interface and layers, taken apart at once into definitions and plain parameter trees.
+
+    The layers' parameters are stacked on a leading axis: any run of layers is a slice of the whole
+    network, and a block is a network with fewer layers.
+
+    Attributes:
+        depth: number of layers of the whole network.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        new_interface: Callable[..., nnx.Module],
+        new_layer: Callable[..., nnx.Module],
+    ) -> None:
+        """Keeps the two constructors, which are called as (rngs=), and their definitions."""
+        self.depth = depth
+        self._new_interface, self._new_layer = new_interface, new_layer
+        self._interface, self._layer = _definition(new_interface), _definition(new_layer)
+
+    def init(self, key: PRNGKeyArray, layers: Sequence[int]) -> dict[str, Any]:
+        """Fresh parameters, float32, of the interface and of some layers.
+
+        The interface depends on the key alone and layer i on the key and i alone, so blocks that
+        are drawn one by one start from exactly the weights of the whole network.
+
+        Args:
+            key: what to draw from.
+            layers: indices of the layers, counted in the whole network.
+
+        Returns:
+            {"interface": tree, "layers": tree}; the arrays of the second have a leading axis, one
+            entry for each of `layers`.
+        """
+        interface_key, layers_key = jax.random.split(key)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(layers_key, jnp.asarray(layers))
+        # Not vmap: with some kinds of key it would draw other numbers for other sets of layers.
+        return {
+            "interface": _parameters(self._new_interface, interface_key),
+            "layers": jax.lax.map(functools.partial(_parameters, self._new_layer), keys),
+        }
+
+    def interface(self, params: Mapping[str, Any]) -> Any:
+        """The interface's module, around its parameters in `params`."""
+        return nnx.merge(self._interface, params["interface"])
+
+    def run_layers(
+        self,
+        params: Mapping[str, Any],
+        tokens: Float[Array, "batch tokens width"],
+        *context: Array,
+        key: PRNGKeyArray | None,
+        remat: bool,
+    ) -> Float[Array, "batch tokens width"]:
+        """Tokens after the layers in `params`.
+
+        Args:
+            params: the interface and any consecutive layers, as from `init`.
+            tokens: what the first layer reads.
+            *context: what every layer reads besides.
+            key: for dropout, folded with a layer's position in `params`; None is evaluation.
+            remat: keep only each layer's input for the backward pass, compute the rest again.
+        """
+
+        def apply_layer(tokens: Array, numbered: tuple[Array, Any]) -> tuple[Array, None]:
+            position, layer = numbered
+            layer_key = None if key is None else jax.random.fold_in(key, position)
+            module: Any = nnx.merge(self._layer, layer)
+            return module(tokens, *context, layer_key), None
+
+        if remat:
+            apply_layer = jax.checkpoint(apply_layer, prevent_cse=False)
+        count = len(jax.tree.leaves(params["layers"])[0])
+        # A rolled loop keeps one layer's intermediate results at a time, which is what remat is
+        # for. Without remat it would copy them all into one array and back: that is slower and
+        # larger than the unrolled program, which only takes longer to compile.
+        tokens, _ = jax.lax.scan(
+            apply_layer, tokens, (jnp.arange(count), params["layers"]), unroll=not remat
+        )
+        return tokens
+
+
+def _definition(make: Callable[..., nnx.Module]) -> Any:
+    """The static part of the module that `make` makes."""
+    return nnx.graphdef(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
+
+
+def _parameters(make: Callable[..., nnx.Module], key: PRNGKeyArray) -> dict[str, Any]:
+    """The parameters of the module that `make` makes."""
+    return nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(key))))
