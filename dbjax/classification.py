@@ -5,8 +5,8 @@ back-propagation. Networks are in `dbjax.families`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,30 +16,62 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from dbjax import keys
 from dbjax.errors import require
-from dbjax.noise import LogNormalNoise, expand
+from dbjax.noise import LogNormalNoise, Preconditioning, expand
 from dbjax.partition import Partition
 from dbjax.sampling import Sampler
-from dbjax.task import Batch, Estimate, Metrics, Network, Params, draw_u
+from dbjax.task import Batch, Estimate, Metrics, Params, draw_u
 
 BRIDGES = ("soft", "soft_normalised", "hard")
 WEIGHTS = ("none", "edm", "batch_scalar")
 
 
+class Answer(NamedTuple):
+    """What a classifier says.
+
+    Attributes:
+        logits: [batch, classes].
+        statistics: the new ones (see `dbjax.task.Params`), of a network that has any and trains.
+    """
+
+    logits: Array
+    statistics: Any = None
+
+    def with_statistics(self, metrics: Metrics) -> Metrics:
+        """`metrics`, and the new statistics if there are any."""
+        return metrics if self.statistics is None else {**metrics, "statistics": self.statistics}
+
+
 @runtime_checkable
-class LabelNetwork(Network, Protocol):
-    """A network whose z is the embedding of a label, and whose condition is an image."""
+class LabelNetwork(Protocol):
+    """A network that reads an image and the noisy embedding of its label."""
 
     @property
     def width(self) -> int:
         """Of an embedding."""
 
-    def logits(
+    def init(self, key: PRNGKeyArray, layers: Sequence[int]) -> Params:
+        """As `dbjax.task.Network.init`."""
+
+    def classify(
         self,
         params: Params,
-        estimate: Float[Array, "batch width"],
-        c_noise: Float[Array, " batch"],
-    ) -> Float[Array, "batch classes"]:
-        """The head, on the preconditioned estimate of the embedding."""
+        z: Float[Array, "batch width"],
+        c: Preconditioning,
+        image: Float[Array, "batch ..."],
+        *,
+        key: PRNGKeyArray | None = None,
+        remat: bool = False,
+    ) -> Answer:
+        """The label, from its noisy embedding and a normalised image; zeros stand for no image.
+
+        Args:
+            params: interface and any consecutive layers.
+            z: as it is, not scaled by c_in.
+            c: the scalings at its noise.
+            image: normalised.
+            key: for dropout; None is evaluation.
+            remat: see `dbjax.task.Network.apply`.
+        """
 
     def label_table(self, params: Params) -> Float[Array, "classes width"]:
         """Embeddings of the classes, part of the interface."""
@@ -124,16 +156,18 @@ class LabelDenoisingTask:
         if self.config.image_dropout:
             hide = jax.random.bernoulli(image_key, self.config.image_dropout, label.shape)
             image = jnp.where(expand(hide, image), 0.0, image)
-        logits = self._logits(params, z, sigma, image, network_key, remat)
+        answer = self._answer(params, z, sigma, image, network_key, remat)
+        logits = answer.logits
         entropy = optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
         weight = self.noise.weight(sigma)
         weights = {"none": 1.0, "edm": weight, "batch_scalar": jnp.mean(weight)}
         loss = jnp.mean(weights[self.config.weight] * entropy)
-        return loss, {
+        metrics = {
             "loss": loss,
             "cross_entropy": jnp.mean(entropy),
             "accuracy": jnp.mean(jnp.argmax(logits, -1) == label),
         }
+        return loss, answer.with_statistics(metrics)
 
     def prior(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "batch width"]:
         return self.noise.prior(key, (num_samples, self.network.width))
@@ -159,15 +193,15 @@ class LabelDenoisingTask:
         assert condition is not None
         image = self.encode(condition)
         if guidance == 1.0:
-            logits = self._logits(params, z, level, image, None)
+            logits = self._answer(params, z, level, image, None).logits
         else:
-            both = self._logits(
+            both = self._answer(
                 params,
                 jnp.concatenate([z, z]),
                 jnp.concatenate([level, level]),
                 jnp.concatenate([image, jnp.zeros_like(image)]),
                 None,
-            )
+            ).logits
             with_image, without = jnp.split(both, 2)
             logits = without + guidance * (with_image - without)
         return Estimate(self._bridge(params, logits), logits)
@@ -176,7 +210,7 @@ class LabelDenoisingTask:
         """Embeddings are their own units."""
         return z
 
-    def _logits(
+    def _answer(
         self,
         params: Params,
         z: Float[Array, "batch width"],
@@ -184,13 +218,9 @@ class LabelDenoisingTask:
         image: Float[Array, "batch ..."],
         key: PRNGKeyArray | None,
         remat: bool = False,
-    ) -> Float[Array, "batch classes"]:
+    ) -> Answer:
         c = self.noise.precondition(sigma)
-        raw = self.network.apply(
-            params, expand(c.c_in, z) * z, c.c_noise, image, key=key, remat=remat
-        )
-        estimate = expand(c.c_skip, z) * z + expand(c.c_out, z) * raw
-        return self.network.logits(params, estimate, c.c_noise)
+        return self.network.classify(params, z, c, image, key=key, remat=remat)
 
     def _rows(self, params: Params) -> Float[Array, "classes width"]:
         return self.network.label_table(params) if self.table is None else self.table
@@ -222,15 +252,15 @@ class Classifier(Protocol):
     def init(self, key: PRNGKeyArray, layers: Any) -> Params:
         """As `dbjax.task.Network.init`."""
 
-    def logits(
+    def classify(
         self,
         params: Params,
         image: Float[Array, "batch ..."],
         *,
         key: PRNGKeyArray | None = None,
         remat: bool = False,
-    ) -> Float[Array, "batch classes"]:
-        """Of normalised images."""
+    ) -> Answer:
+        """The label of normalised images."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -267,10 +297,12 @@ class ClassificationTask:
         """Cross entropy."""
         del interval
         label: Int[Array, " batch"] = batch["label"]
-        logits = self._logits(params, batch["image"], key, remat)
+        answer = self._answer(params, batch["image"], key, remat)
+        logits = answer.logits
         loss = jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(logits, label))
         accuracy = jnp.mean(jnp.argmax(logits, -1) == label)
-        return loss, {"loss": loss, "cross_entropy": loss, "accuracy": accuracy}
+        metrics = {"loss": loss, "cross_entropy": loss, "accuracy": accuracy}
+        return loss, answer.with_statistics(metrics)
 
     def prior(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "batch 1"]:
         return jnp.zeros((num_samples, 1))
@@ -286,16 +318,16 @@ class ClassificationTask:
     ) -> Estimate:
         """The logits of raw images; z comes back as it is."""
         assert condition is not None
-        return Estimate(z, self._logits(params, condition, None))
+        return Estimate(z, self._answer(params, condition, None).logits)
 
     def decode(self, z: Float[Array, "batch 1"]) -> Float[Array, "batch 1"]:
         return z
 
-    def _logits(
+    def _answer(
         self, params: Params, image: Array, key: PRNGKeyArray | None, remat: bool = False
-    ) -> Float[Array, "batch classes"]:
+    ) -> Answer:
         image = (image.astype(jnp.float32) - jnp.asarray(self.mean)) / jnp.asarray(self.std)
-        return self.network.logits(params, image, key=key, remat=remat)
+        return self.network.classify(params, image, key=key, remat=remat)
 
 
 def predict(

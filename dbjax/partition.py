@@ -14,7 +14,7 @@ from dbjax.errors import SettingError, require
 from dbjax.noise import LogNormalNoise, NoiseProcess
 
 STRATEGIES = ("equiprobable", "uniform")
-GRIDS = ("even", "karras")
+GRIDS = ("even", "left", "karras")
 
 # Two float64 roads to one boundary differ by rounding only; any real distance in u is far larger.
 _SAME_U = 1e-9
@@ -119,7 +119,7 @@ class Grid:
     """The noise levels a sampler visits, noisiest first; one network call (or two) at each.
 
     Attributes:
-        levels: T levels, the first at u = 0, the last at u = 1.
+        levels: T levels, the first at u = 0.
         blocks: the block that is asked at each of them.
     """
 
@@ -130,29 +130,31 @@ class Grid:
 def sampling_grid(
     partition: Partition, noise: NoiseProcess, num_steps: int, kind: str = "even"
 ) -> Grid:
-    """T = `num_steps` levels over the whole range, both ends included, each with its block.
+    """T = `num_steps` levels over the whole range, each with its block.
 
     Args:
         partition: who owns which noise.
         noise: maps u to levels.
         num_steps: T; at T = 1 the only level is pure noise.
-        kind: `even` steps in u (DiffusionBlocks, appendix H), so that blocks work equally often;
-            `karras`, even in sigma^(1/7) (Karras et al. 2022, equation 5).
+        kind: `even` steps in u, both ends included (DiffusionBlocks, appendix H), so that blocks
+            work equally often; `left`, u = 0, 1/T, ..., (T-1)/T, the noisy end of each step
+            (NoProp, where T blocks take one step each); `karras`, even in sigma^(1/7), both ends
+            included (Karras et al. 2022, equation 5).
 
     Raises:
         SettingError: for no steps, an unknown grid, or `karras` without sigma.
     """
     require(num_steps >= 1, "sampling.num_steps", num_steps, "1 or more")
     require(kind in GRIDS, "sampling.grid", kind, _one_of(GRIDS))
-    share = np.arange(num_steps) / max(num_steps - 1, 1)
-    if kind == "even":
+    share = np.arange(num_steps) / max(num_steps - (kind != "left"), 1)
+    if kind != "karras":
         levels = np.asarray(noise.level(share))
         us = share
     else:
         if not isinstance(noise, LogNormalNoise):
             raise SettingError(
                 f"sampling.grid is 'karras', which needs noise with a sigma; "
-                f"allowed with {type(noise).__name__}: 'even'"
+                f"allowed with {type(noise).__name__}: 'even' or 'left'"
             )
         rho = 7.0
         first, last = noise.sigma_max ** (1 / rho), noise.sigma_min ** (1 / rho)

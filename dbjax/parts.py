@@ -104,16 +104,13 @@ def gather(origin: Origin, old: Mapping[int, Params], fresh: Params) -> Params:
         old: weights of the old blocks that are needed.
         fresh: the new block as it would be drawn; its shapes will do if no layer is to be drawn.
     """
-    layers = [
-        split_layers(old[place[0]]["layers"])[place[1]]
-        if place
-        else split_layers(fresh["layers"])[i]
-        for i, place in enumerate(origin.layers)
-    ]
-    params = {
-        "interface": old[origin.interface]["interface"],
-        "layers": join_layers(layers, fresh["layers"]),
-    }
+    params = {"interface": old[origin.interface]["interface"]}
+    for name in sorted(set(fresh) - {"interface"}):
+        layers = [
+            split_layers(old[place[0]][name])[place[1]] if place else split_layers(fresh[name])[i]
+            for i, place in enumerate(origin.layers)
+        ]
+        params[name] = join_layers(layers, fresh[name])
     # Averages may be wider than the weights they are taken of.
     return jax.tree.map(lambda x, like: np.asarray(x, like.dtype), params, fresh)
 

@@ -6,7 +6,7 @@ sampling, not when training.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -83,6 +83,26 @@ def heun(
     return jax.lax.cond(next_level > 0, correct, lambda trial: trial, trial), estimate
 
 
+def ancestral(
+    here: Denoiser,
+    there: Denoiser,
+    z: Array,
+    level: Float[Array, ""],
+    next_level: Float[Array, ""],
+    key: PRNGKeyArray,
+) -> tuple[Array, Estimate]:
+    """A draw from q(z' | z, D), the posterior of the noising process (Ho et al. 2020, equation 7).
+
+    With variance-exploding noise: mean r z + (1 - r) D with r = (sigma'/sigma)^2, and variance
+    sigma'^2 (1 - r).
+    """
+    del there
+    estimate = here(z, level)
+    keep = (next_level / level) ** 2
+    added = next_level * jnp.sqrt(1 - keep) * jax.random.normal(key, z.shape, z.dtype)
+    return keep * z + (1 - keep) * estimate.clean + added, estimate
+
+
 @dataclasses.dataclass(frozen=True)
 class Churn:
     """Raises the noise a little before each step of `solver` (Karras et al. 2022, algorithm 2).
@@ -117,7 +137,11 @@ class Churn:
         return self.solver(here, there, z, level * (1 + rise), next_level, key)
 
 
-SOLVERS: Mapping[str, tuple[Solver, int]] = {"euler": (euler, 1), "heun": (heun, 2)}
+SOLVERS: Mapping[str, tuple[Solver, int]] = {
+    "euler": (euler, 1),
+    "heun": (heun, 2),
+    "ancestral": (ancestral, 1),
+}
 """Solvers by name, each with its network calls per step (the last step always takes one)."""
 
 
@@ -127,10 +151,10 @@ class SamplingConfig:
 
     Attributes:
         num_steps: points of the grid; the network is called at each.
-        grid: `even` in u, or `karras`.
-        solver: `euler` or `heun` (two network calls a step but the last). Heun wants the Karras
-            grid: over the even grid's first step, nearly all of ln sigma, its average of two
-            slopes is far off.
+        grid: `even` in u, `left` (even, without the clean end) or `karras`.
+        solver: `euler`, `heun` (two network calls a step but the last) or `ancestral` (draws noise
+            at each step but the last). Heun wants the Karras grid: over the even grid's first
+            step, nearly all of ln sigma, its average of two slopes is far off.
         guidance: scale of classifier-free guidance; 1 is none.
         churn, churn_min, churn_max, churn_noise: S_churn, S_min, S_max and S_noise of the
             stochastic sampler; churn 0 is deterministic.
@@ -165,10 +189,12 @@ class Trajectory(NamedTuple):
     Attributes:
         z: before each step.
         clean: the estimate made there.
+        logits: behind the estimate, where the task has them.
     """
 
     z: Array
     clean: Array
+    logits: Array | None = None
 
 
 class Samples(NamedTuple):
@@ -194,7 +220,19 @@ class Sampler:
         batch_size: samples that are meant to be drawn together.
     """
 
-    def __init__(self, task: Task, config: SamplingConfig) -> None:
+    def __init__(
+        self, task: Task, config: SamplingConfig, *, without: Collection[int] = ()
+    ) -> None:
+        """Compiles nothing.
+
+        Args:
+            task: whose blocks are sampled from.
+            config: grid, steps, solver, guidance.
+            without: blocks whose steps are left out of the walk, to see what they contribute.
+
+        Raises:
+            SettingError: if no step is left.
+        """
         self._task = task
         self._config = config
         self._solver, self._calls = SOLVERS[config.solver]
@@ -203,7 +241,9 @@ class Sampler:
             self._solver = Churn(
                 self._solver, gamma, config.churn_min, config.churn_max, config.churn_noise
             )
-        self.grid: Grid = sampling_grid(task.partition, task.noise, config.num_steps, config.grid)
+        self.grid = _leave_out(
+            sampling_grid(task.partition, task.noise, config.num_steps, config.grid), without
+        )
         self.batch_size = config.batch_size
         self.layer_evaluations = self._count_layers()
         self._levels = jnp.asarray((*self.grid.levels, 0.0), jnp.float32)
@@ -230,15 +270,16 @@ class Sampler:
         """
         start_key, step_key = jax.random.split(key)
         z = self._task.prior(start_key, num_samples)
-        path = None
-        if record:
-            empty = jnp.zeros((len(self.grid.levels), *z.shape), z.dtype)
-            path = Trajectory(empty, empty)
         owners = self.grid.blocks
         # Shapes only: weights that wait on the host cannot be combined with z.
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), blocks[owners[0]])
         shapes = jax.eval_shape(self._denoise, params, z, self._levels[0], condition)
         estimate = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        path = None
+        if record:
+            path = jax.tree.map(
+                lambda x: jnp.zeros((len(owners), *x.shape), x.dtype), Trajectory(z, *estimate)
+            )
         # Bound to the device as the weights are: for unbound arrays jit would compile once more.
         walk = to_device(Samples(z, estimate, path))
         # Only a second call, at the end of a step, can need the next block.
@@ -284,7 +325,9 @@ class Sampler:
                 jax.random.fold_in(key, i),
             )
             if path is not None:
-                path = Trajectory(path.z.at[i].set(z), path.clean.at[i].set(estimate.clean))
+                path = jax.tree.map(
+                    lambda rows, x: rows.at[i].set(x), path, Trajectory(z, *estimate)
+                )
             return Samples(new, estimate, path)
 
         return jax.lax.fori_loop(start, stop, step, walk)
@@ -296,3 +339,12 @@ class Sampler:
             calls += self.grid.blocks[1:]
         passes = 1 if self._config.guidance == 1.0 else 2
         return passes * sum(layers[b] for b in calls)
+
+
+def _leave_out(grid: Grid, blocks: Collection[int]) -> Grid:
+    """`grid` without the steps of `blocks`."""
+    kept = [
+        (level, b) for level, b in zip(grid.levels, grid.blocks, strict=True) if b not in blocks
+    ]
+    require(bool(kept), "without", sorted(blocks), "fewer blocks, so that a step is left")
+    return Grid(*map(tuple, zip(*kept, strict=True)))  # type: ignore[arg-type]

@@ -91,7 +91,7 @@ class Model:
         key = keys.derive(seed, "sample", 0)
         path = sampler(self.blocks, key, num_samples, label, record=True).path
         assert path is not None
-        return Trajectory(*(self.task.decode(part) for part in path))
+        return path._replace(z=self.task.decode(path.z), clean=self.task.decode(path.clean))
 
     def _check_labels(self, label: Any, num_samples: int) -> np.ndarray | None:
         if label is None:

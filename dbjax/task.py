@@ -19,7 +19,10 @@ Params = Mapping[str, Any]
 """One block's parameters: {"interface": tree, "layers": tree}.
 
 The layers are a tuple with one tree for each, or one tree whose arrays have them as leading axis.
-Either way blocks can be taken apart into layers and put together (see `dbjax.parts`)."""
+Either way blocks can be taken apart into layers and put together (see `dbjax.parts`).
+
+Layers that measure something while they train and do not learn it (the running moments of
+BatchNorm) have it in a third tree, "statistics", arranged as the layers are."""
 Batch = Mapping[str, Any]
 """Arrays with a leading batch axis, on the host or the device."""
 Metrics = dict[str, Array]
@@ -106,6 +109,8 @@ class Task(Protocol):
         remat: bool = False,
     ) -> tuple[Float[Array, ""], Metrics]:
         """Training loss of one block, and scalars worth logging.
+
+        Where `params` have "statistics", the new ones are among the scalars under that name.
 
         Args:
             params: the block.

@@ -26,7 +26,7 @@ class BlockState:
     Attributes:
         step: the block's own steps so far, an int32 scalar; here as in the other fields, a tree of
             shapes, types or differences holds those instead.
-        params: {"interface": ..., "layers": ...}.
+        params: {"interface": ..., "layers": ...} and, if the layers have any, "statistics".
         opt_state: optax state of this block alone, for what of `params` is trained.
         ema: averaged params, float32 or wider, or None.
     """
@@ -102,6 +102,8 @@ class Trainer:
         gradient, metrics = jax.grad(loss, has_aux=True)(trained)
         updates, opt_state = self.optimizer.update(gradient, state.opt_state, trained)
         params = {**state.params, **optax.apply_updates(trained, updates)}
+        if "statistics" in params:
+            params["statistics"] = metrics.pop("statistics")
         ema = state.ema
         if ema is not None:
             n = state.step.astype(jnp.float32)
@@ -132,7 +134,8 @@ class Trainer:
 
     def _trained(self, params: Params) -> Params:
         """The part of a block's parameters that is trained."""
-        return {"layers": params["layers"]} if self.freeze_interface else params
+        names = ("layers",) if self.freeze_interface else ("interface", "layers")
+        return {name: params[name] for name in names}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -92,6 +92,7 @@ class PlainTask(TaskStub):
     """The least that trainer and placements can train; compiles many times faster than denoising.
 
     The loss depends on everything a block is handed: interface, layers, batch, interval and key.
+    Layers measure the mean of what they see.
     """
 
     layers: tuple[int, ...] = (1, 1, 1)
@@ -106,7 +107,11 @@ class PlainTask(TaskStub):
             return jnp.asarray(np.random.default_rng(name).normal(size=(2, 2)), jnp.float32)
 
         layers = tuple(matrix(1, i) for i in self.partition.layers[block])
-        return {"interface": {"embed": matrix(2), "head": matrix(3)}, "layers": layers}
+        return {
+            "interface": {"embed": matrix(2), "head": matrix(3)},
+            "layers": layers,
+            "statistics": tuple(jnp.zeros(2) for _ in layers),
+        }
 
     def loss(self, params: Any, batch: Any, interval: Any, key: Any, *, remat: bool = False) -> Any:
         x = batch["image"]
@@ -115,7 +120,9 @@ class PlainTask(TaskStub):
         for layer in params["layers"]:
             h = h + jnp.tanh(h @ layer)
         loss = jnp.mean((h @ params["interface"]["head"] - x) ** 2)
-        return loss, {"loss": loss}
+        mean = jnp.mean(h, axis=0)
+        seen = tuple((0.9 * old + 0.1 * mean).astype(old.dtype) for old in params["statistics"])
+        return loss, {"loss": loss, "statistics": seen}
 
 
 def toy_trainer(

@@ -9,6 +9,7 @@ import pytest
 import scipy.special
 
 from dbjax.classification import (
+    Answer,
     ClassificationConfig,
     ClassificationTask,
     Classifier,
@@ -18,7 +19,7 @@ from dbjax.classification import (
     predict,
 )
 from dbjax.errors import SettingError
-from dbjax.noise import LogNormalNoise
+from dbjax.noise import LogNormalNoise, expand
 from dbjax.partition import PartitionConfig, make_partition
 from dbjax.sampling import Sampler, SamplingConfig
 from dbjax.task import Task
@@ -37,22 +38,13 @@ class FakeNetwork:
         layer = jnp.zeros((len(layers), 1))
         return {"interface": {"labels": jnp.asarray(TABLE)}, "layers": layer}
 
-    def apply(
-        self,
-        params: Any,
-        z: jax.Array,
-        c_noise: jax.Array,
-        condition: Any = None,
-        *,
-        key: Any = None,
-        remat: bool = False,
-    ) -> jax.Array:
-        self.shown = condition
-        return jnp.zeros_like(z) + condition.mean() + params["layers"].sum()
+    def apply(self, params: Any, image: jax.Array) -> jax.Array:
+        return image.mean() + params["layers"].sum()
 
-    def logits(self, params: Any, estimate: jax.Array, c_noise: jax.Array) -> jax.Array:
-        self.estimate, self.c_noise = estimate, c_noise
-        return 3 * estimate[:, :CLASSES]
+    def classify(self, params: Any, z: Any, c: Any, image: Any, **_: Any) -> Answer:
+        self.shown, self.c_noise = image, c.c_noise
+        self.estimate = expand(c.c_skip, z) * z + expand(c.c_out, z) * self.apply(params, image)
+        return Answer(3 * self.estimate[:, :CLASSES])
 
     def label_table(self, params: Any) -> jax.Array:
         return params["interface"]["labels"]
@@ -182,8 +174,8 @@ def test_guidance_extrapolates_from_no_image() -> None:
     zero = jnp.full((2, *SHAPE), 10, jnp.uint8)
 
     class PerExample(FakeNetwork):
-        def apply(self, params: Any, z: Any, c_noise: Any, condition: Any = None, **_: Any) -> Any:
-            return jnp.zeros_like(z) + condition.mean((1, 2, 3))[:, None]
+        def apply(self, params: Any, image: jax.Array) -> jax.Array:
+            return image.mean((1, 2, 3))[:, None]
 
     object.__setattr__(task, "network", PerExample())
     with_image, without = (task.denoise(params, z, level, x).logits for x in (image, zero))
@@ -214,8 +206,8 @@ class FakeClassifier:
     def init(self, key: jax.Array, layers: Any) -> Any:
         return {"interface": {"head": jnp.ones(())}, "layers": jnp.zeros((len(layers), 1))}
 
-    def logits(self, params: Any, image: Any, *, key: Any = None, remat: bool = False) -> Any:
-        return params["interface"]["head"] * image.reshape(len(image), -1)[:, :CLASSES]
+    def classify(self, params: Any, image: Any, *, key: Any = None, remat: bool = False) -> Any:
+        return Answer(params["interface"]["head"] * image.reshape(len(image), -1)[:, :CLASSES])
 
 
 def test_the_twin_classifies_in_one_step_whatever_the_noise() -> None:

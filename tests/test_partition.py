@@ -204,17 +204,23 @@ def test_refusals(settings: dict[str, Any], sentence: str) -> None:
     assert str(error.value) == sentence
 
 
+def test_left_grid_gives_every_block_its_noisy_end() -> None:
+    grid = sampling_grid(partition(num_blocks=4), NOISE, 4, "left")
+    assert grid.blocks == (0, 1, 2, 3)
+    np.testing.assert_allclose(grid.levels, NOISE.level(np.arange(4) / 4), rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("num_steps", "kind", "noise", "sentence"),
     [
         (0, "even", NOISE, "sampling.num_steps is 0; allowed: 1 or more"),
-        (5, "linear", NOISE, "sampling.grid is 'linear'; allowed: one of 'even', 'karras'"),
+        (5, "linear", NOISE, "sampling.grid is 'linear'; allowed: one of 'even', 'left', 'karras'"),
         (
             5,
             "karras",
             MaskingNoise(mask_id=0),
             "sampling.grid is 'karras', which needs noise with a sigma; "
-            "allowed with MaskingNoise: 'even'",
+            "allowed with MaskingNoise: 'even' or 'left'",
         ),
     ],
 )

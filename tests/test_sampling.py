@@ -110,6 +110,7 @@ SETTINGS = [
     SamplingConfig(num_steps=60, grid="karras", solver="heun"),
     SamplingConfig(num_steps=300, grid="karras", churn=5.0, churn_min=0.01, churn_max=50.0),
     SamplingConfig(num_steps=60, grid="karras", solver="heun", churn=20.0),
+    SamplingConfig(num_steps=300, grid="karras", solver="ancestral"),
 ]
 
 
@@ -121,7 +122,7 @@ def describe(config: SamplingConfig) -> str:
 @pytest.mark.parametrize(
     ("make", "config"),
     [(mixture, config) for config in SETTINGS]
-    + [(gaussian, config) for config in SETTINGS if config.churn],
+    + [(gaussian, config) for config in SETTINGS if config.churn or config.solver == "ancestral"],
     ids=lambda case: describe(case) if isinstance(case, SamplingConfig) else case.__name__,
 )
 def test_samples_have_the_mean_and_covariance_of_the_data(
@@ -380,7 +381,7 @@ def test_samples_depend_on_the_key_alone(key: jax.Array) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"grid": "linear"}, "sampling.grid is 'linear'; allowed: 'even' or 'karras'"),
+        ({"grid": "linear"}, "sampling.grid is 'linear'; allowed: 'even' or 'left' or 'karras'"),
         ({"solver": "rk4"}, "sampling.solver is 'rk4'; allowed: 'euler' or 'heun'"),
         ({"num_steps": 0}, "sampling.num_steps is 0; allowed: 1 or more"),
         ({"batch_size": 0}, "sampling.batch_size is 0; allowed: 1 or more"),
@@ -392,3 +393,22 @@ def test_refusals(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SettingError) as error:
         SamplingConfig(**settings)
     assert str(error.value) == sentence
+
+
+def test_blocks_can_be_left_out() -> None:
+    """Their steps are skipped; the walk goes from the level before to the one after."""
+    task = gaussian(slack=1e9)
+    config = SamplingConfig(num_steps=6)
+    whole, part = (Sampler(task, config, without=blocks) for blocks in ((), (1,)))
+    assert part.grid.blocks == (0, 0, 2, 2)
+    assert part.grid.levels == whole.grid.levels[:2] + whole.grid.levels[4:]
+    path = part(task.blocks(), jax.random.key(1), 8, record=True).path
+    assert path is not None
+    keep = part.grid.levels[2] / part.grid.levels[1]
+    expected = keep * path.z[1] + (1 - keep) * path.clean[1]
+    np.testing.assert_allclose(path.z[2], expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(SettingError) as error:
+        Sampler(task, config, without=(0, 1, 2))
+    assert str(error.value) == (
+        "without is [0, 1, 2]; allowed: fewer blocks, so that a step is left"
+    )

@@ -85,7 +85,7 @@ def test_schedule_counts_the_blocks_own_steps() -> None:
             state, _ = trainer.update(
                 state, toy_batch(block, position), block, trainer.interval(block)
             )
-        moves.append(distance(before, state.params))
+        moves.append(distance(before["layers"], state.params["layers"]))
         assert int(state.step) == steps
     assert moves[0] > 0
     assert moves[1] == 0
@@ -348,3 +348,22 @@ def test_refusals(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SettingError) as error:
         OptimizerConfig(**settings)
     assert str(error.value) == sentence
+
+
+def test_statistics_are_measured_and_not_trained() -> None:
+    """Neither gradient nor weight decay moves them, and no optimizer state is kept for them."""
+    trainer = toy_trainer(weight_decay=10.0)
+    state = trainer.init(0)
+    batch, interval = toy_batch(), trainer.interval(0)
+    new, metrics = jax.jit(trainer.update)(state, batch, 0, interval)
+    key = keys.derive(trainer.seed, "step", 0, state.step)
+    measured = trainer.task.loss(state.params, batch, interval, key)[1]["statistics"]
+    assert float(jnp.abs(measured[0]).max()) > 0.01
+    assert distance(new.params["statistics"], measured) < 1e-7
+    assert set(metrics) == {"loss", "grad_norm"}
+    names = {str(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.opt_state)}
+    assert not any("statistics" in name for name in names)
+    frozen = dataclasses.replace(trainer, freeze_interface=True)
+    again, _ = jax.jit(frozen.update)(frozen.init(0), batch, 0, interval)
+    assert same(again.params["interface"], state.params["interface"])
+    assert distance(again.params["statistics"], measured) < 1e-7

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from dbjax.classification import Answer
 from dbjax.errors import require
 from dbjax.nn.dropout import dropout, split_key
 from dbjax.nn.embedding import ScalarEmbedding
@@ -22,6 +23,7 @@ from dbjax.nn.linear import normal_linear, zero_linear
 from dbjax.nn.modulation import ActivatedModulation, modulate
 from dbjax.nn.patches import patchify
 from dbjax.nn.stacked import StackedNetwork
+from dbjax.noise import Preconditioning, expand
 
 DTYPES = ("float32", "bfloat16")
 LAYOUTS = ("released", "paper")
@@ -260,6 +262,21 @@ class ViT(StackedNetwork):
         """
         return self.interface(params).logits(estimate, c_noise)
 
+    def classify(
+        self,
+        params: Mapping[str, Any],
+        z: Float[Array, "batch features"],
+        c: Preconditioning,
+        image: Float[Array, "batch height width channels"],
+        *,
+        key: PRNGKeyArray | None = None,
+        remat: bool = False,
+    ) -> Answer:
+        """The head on the preconditioned estimate (see `dbjax.classification.LabelNetwork`)."""
+        raw = self.apply(params, expand(c.c_in, z) * z, c.c_noise, image, key=key, remat=remat)
+        estimate = expand(c.c_skip, z) * z + expand(c.c_out, z) * raw
+        return Answer(self.logits(params, estimate, c.c_noise))
+
     def label_table(self, params: Mapping[str, Any]) -> Float[Array, "classes features"]:
         """The labels' embeddings, learned and not normalised."""
         return params["interface"]["label_table"]
@@ -282,17 +299,17 @@ class PlainViT(StackedNetwork):
         )
         self.num_classes = num_classes
 
-    def logits(
+    def classify(
         self,
         params: Mapping[str, Any],
         image: Float[Array, "batch height width channels"],
         *,
         key: PRNGKeyArray | None = None,
         remat: bool = False,
-    ) -> Float[Array, "batch classes"]:
+    ) -> Answer:
         """Logits, float32, of normalised images; `key` and `remat` as for `ViT.apply`."""
         embed_key, layers_key = split_key(key, 2)
         interface = self.interface(params)
         tokens = interface.embed(image, None, embed_key)
         tokens = self.run_layers(params, tokens, key=layers_key, remat=remat)
-        return interface.classifier(interface.read_out(tokens))
+        return Answer(interface.classifier(interface.read_out(tokens)))

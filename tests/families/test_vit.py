@@ -11,6 +11,7 @@ from scipy.special import erf
 
 from dbjax.errors import SettingError
 from dbjax.families.vit import PlainViT, ViT, ViTConfig
+from dbjax.noise import LogNormalNoise
 from tests.helpers import relative_distance
 
 IMAGE_SHAPE = (4, 6, 3)  # not square, so that rows cannot pass for columns
@@ -169,14 +170,13 @@ def test_inference_equals_the_reference(inputs, layout):
     # Rows so far apart that the bridge neither averages all nor picks one.
     table = 5 * networks[layout].label_table(blocks[0])
     assert table.shape == (NUM_CLASSES, WIDTH)
+    classify = jax.jit(networks[layout].classify)
     start = np.asarray(inputs[0]) * np.sqrt(1 + 80**2, dtype=np.float32)
     images = wide(inputs[2])
 
     def denoise(block: int, z: np.ndarray, sigma: float) -> np.ndarray:
-        c_skip, c_out, c_in, c_noise = preconditioning(sigma)
-        level = jnp.full(BATCH, c_noise)
-        raw = apply[layout](blocks[block], jnp.asarray(c_in * z), level, inputs[2])
-        return np.asarray(logits[layout](blocks[block], c_skip * z + c_out * raw, level))
+        c = LogNormalNoise().precondition(jnp.full(BATCH, sigma))
+        return np.asarray(classify(blocks[block], jnp.asarray(z), c, inputs[2]).logits)
 
     def expected_denoise(block: int, z: np.ndarray, sigma: float) -> np.ndarray:
         c_skip, c_out, c_in, c_noise = preconditioning(sigma)
@@ -201,7 +201,7 @@ def test_plain_network_equals_the_reference(inputs):
         x = x + mlp(layer["mlp"], norm(layer["mlp_norm"], x))
         expected.append(affine(p["interface"]["classifier"], norm(p["interface"]["norm"], x)[0]))
     assert np.std(expected) > 0.1
-    out = jax.jit(functools.partial(plain.logits, remat=True))(params, inputs[2])
+    out = jax.jit(functools.partial(plain.classify, remat=True))(params, inputs[2]).logits
     assert relative_distance(out, expected) < 1e-5
 
 
@@ -316,7 +316,8 @@ def test_dropout_reaches_tokens_attention_and_mlp(key, inputs, monkeypatch, fami
     for module in ("families.vit", "nn.attention", "nn.mlp"):
         monkeypatch.setattr(f"dbjax.{module}.dropout", spy)
     network = tiny(family)
-    call = network.apply if family is ViT else lambda p, z, c, x, key: network.logits(p, x, key=key)
+    plain = lambda p, z, c, x, key: network.classify(p, x, key=key).logits  # noqa: E731
+    call = network.apply if family is ViT else plain
     jax.eval_shape(functools.partial(call, parameters(network), *inputs), key=key)
     tokens = (BATCH, 7, WIDTH)
     assert shapes == [tokens, (BATCH, HEADS, 7, 7), tokens, tokens]

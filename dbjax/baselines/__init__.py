@@ -1,0 +1,1 @@
+"""What block-wise training by diffusion is held against."""
