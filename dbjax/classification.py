@@ -5,21 +5,18 @@ back-propagation. Networks are in `dbjax.families`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
-from dbjax import keys
 from dbjax.errors import require
 from dbjax.noise import LogNormalNoise, Preconditioning, expand
 from dbjax.partition import Partition
-from dbjax.sampling import Sampler
-from dbjax.task import Batch, Estimate, Metrics, Params, draw_u
+from dbjax.task import Batch, Estimate, Metrics, Params, Task, draw_u
 
 BRIDGES = ("soft", "soft_normalised", "hard")
 WEIGHTS = ("none", "edm", "batch_scalar")
@@ -75,6 +72,16 @@ class LabelNetwork(Protocol):
 
     def label_table(self, params: Params) -> Float[Array, "classes width"]:
         """Embeddings of the classes, part of the interface."""
+
+
+@runtime_checkable
+class LabelDenoiser(Task, Protocol):
+    """A task whose z is the noisy embedding of a label: a classifier that walks to its answer."""
+
+    def embed_label(
+        self, params: Params, label: Int[Array, " batch"]
+    ) -> Float[Array, "batch width"]:
+        """Clean z: the embedding of each label that this block denoises to."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +156,7 @@ class LabelDenoisingTask:
         """Cross entropy of the head on the denoised embedding, weighted as configured."""
         u_key, noise_key, image_key, network_key = jax.random.split(key, 4)
         label = batch["label"]
-        y = self._unit_rows(params)[label]
+        y = self.embed_label(params, label)
         sigma = self.noise.level(draw_u(u_key, label.shape, interval))
         z = self.noise.corrupt(noise_key, y, sigma)
         image = self.encode(batch["image"])
@@ -168,6 +175,12 @@ class LabelDenoisingTask:
             "accuracy": jnp.mean(jnp.argmax(logits, -1) == label),
         }
         return loss, answer.with_statistics(metrics)
+
+    def embed_label(
+        self, params: Params, label: Int[Array, " batch"]
+    ) -> Float[Array, "batch width"]:
+        """Clean z: the unit row of each label."""
+        return self._unit_rows(params)[label]
 
     def prior(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "batch width"]:
         return self.noise.prior(key, (num_samples, self.network.width))
@@ -328,39 +341,3 @@ class ClassificationTask:
     ) -> Answer:
         image = (image.astype(jnp.float32) - jnp.asarray(self.mean)) / jnp.asarray(self.std)
         return self.network.classify(params, image, key=key, remat=remat)
-
-
-def predict(
-    sampler: Sampler,
-    blocks: Mapping[int, Params],
-    images: Shaped[np.ndarray, "size height width channels"],
-    *,
-    num_noises: int = 1,
-    seed: int = 0,
-    progress: Callable[[int], object] = lambda count: None,
-) -> Float[np.ndarray, "size classes"]:
-    """Probabilities of the classes: those of the last step's logits, averaged over noises.
-
-    Args:
-        sampler: of a task of this file; its number of steps may differ from the number of blocks.
-        blocks: weights of every block.
-        images: in raw units; none is left out.
-        num_noises: walks from different noise whose probabilities are averaged.
-        seed: of the noise.
-        progress: told the number of images after each batch.
-    """
-    size = min(sampler.batch_size, len(images))
-    done = []
-    for start in range(0, len(images), size):
-        # Every batch has the full size, so that one compiled program serves them all.
-        index = np.arange(start, start + size) % len(images)
-        total = jnp.zeros(())
-        for n in range(num_noises):
-            key = keys.derive(seed, "noise", start, n)
-            logits = sampler(blocks, key, size, jnp.asarray(images[index])).estimate.logits
-            assert logits is not None
-            total = total + jax.nn.softmax(logits.astype(jnp.float32))
-        mean = total / num_noises
-        done.append(np.asarray(mean)[: len(images) - start])
-        progress(len(done[-1]))
-    return np.concatenate(done)

@@ -8,6 +8,7 @@ Every function of u is written once and runs in two places: on the host in float
 when it is given Python or NumPy numbers, and on the device in float32 when it is given jax arrays.
 """
 
+import abc
 import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
@@ -56,8 +57,65 @@ class NoiseProcess(Protocol):
         """Loss weight at `level` when u is drawn uniformly."""
 
 
+class GaussianNoise(abc.ABC):
+    """Variance-exploding noise z = y + sigma * eps; levels are sigma, in the units of the data.
+
+    Variance-preserving noise and flow matching are the same after division by the factor of y
+    (Karras et al. 2022, appendix C), so that they differ in sigma(u) alone.
+
+    Attributes:
+        sigma_min: smallest noise, reached at u = 1.
+        sigma_max: largest noise, reached at u = 0.
+    """
+
+    sigma_min: float
+    sigma_max: float
+
+    @abc.abstractmethod
+    def level(self, u: Real) -> Real:
+        """sigma at `u`."""
+
+    @abc.abstractmethod
+    def u_of(self, level: Real) -> Real:
+        """Inverse of `level`."""
+
+    def natural(self, u: Real) -> Real:
+        """ln sigma(u)."""
+        xp, _ = backend(u)
+        return xp.log(self.level(u))
+
+    def u_of_natural(self, x: Real) -> Real:
+        """u at ln sigma = x; beyond the range, the nearer end."""
+        xp, _ = backend(x)
+        return self.u_of(xp.exp(xp.clip(x, np.log(self.sigma_min), np.log(self.sigma_max))))
+
+    def corrupt(
+        self, key: PRNGKeyArray, clean: Float[Array, "batch ..."], level: Float[Array, " batch"]
+    ) -> Float[Array, "batch ..."]:
+        """z = y + sigma * eps."""
+        noise = jax.random.normal(key, clean.shape, clean.dtype)
+        return clean + expand(level, clean) * noise
+
+    def prior(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
+        """sigma_max * eps."""
+        return self.sigma_max * jax.random.normal(key, shape)
+
+    def weight(self, level: Float[Array, "..."]) -> Float[Array, "..."]:
+        """One, unless a process says otherwise."""
+        return jnp.ones_like(level)
+
+    def _check_range(self) -> None:
+        require(self.sigma_min > 0, "noise.sigma_min", self.sigma_min, "a number above 0")
+        require(
+            self.sigma_max > self.sigma_min,
+            "noise.sigma_max",
+            self.sigma_max,
+            f"a number above noise.sigma_min = {self.sigma_min!r}",
+        )
+
+
 @dataclasses.dataclass(frozen=True)
-class LogNormalNoise:
+class LogNormalNoise(GaussianNoise):
     """Variance-exploding noise z = y + sigma * eps, ln sigma ~ N(p_mean, p_std^2), cut to a range.
 
     Karras et al. 2022 (arXiv 2206.00364), table 1; the cut as in DiffusionBlocks (arXiv 2506.14202,
@@ -81,15 +139,10 @@ class LogNormalNoise:
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("p_std", "sigma_min", "sigma_data"):
+        for name in ("p_std", "sigma_data"):
             value = getattr(self, name)
             require(value > 0, f"noise.{name}", value, "a number above 0")
-        require(
-            self.sigma_max > self.sigma_min,
-            "noise.sigma_max",
-            self.sigma_max,
-            f"a number above noise.sigma_min = {self.sigma_min!r}",
-        )
+        self._check_range()
         require(
             self._tails()[-1] > _SMALLEST_MASS,
             "noise.p_mean",
@@ -100,7 +153,7 @@ class LogNormalNoise:
 
     def level(self, u: Real) -> Real:
         """exp(p_mean - p_std * Phi^-1(S(sigma_max) + u (S(sigma_min) - S(sigma_max))))."""
-        xp, special = _backend(u)
+        xp, special = backend(u)
         s_max, q_min, mass = self._tails()
         # Near sigma_max the survival function keeps its relative precision in float32 and the
         # distribution function does not; near sigma_min it is the other way round.
@@ -116,7 +169,7 @@ class LogNormalNoise:
 
     def u_of(self, level: Real) -> Real:
         """u(sigma) = (S(sigma) - S(sigma_max)) / (S(sigma_min) - S(sigma_max))."""
-        xp, special = _backend(level)
+        xp, special = backend(level)
         s_max, q_min, mass = self._tails()
         x = (xp.log(level) - self.p_mean) / self.p_std
         u = xp.where(
@@ -125,27 +178,6 @@ class LogNormalNoise:
             1 - (special.ndtr(x) - q_min) / mass,
         )
         return xp.clip(u, 0.0, 1.0)
-
-    def natural(self, u: Real) -> Real:
-        """ln sigma(u)."""
-        xp, _ = _backend(u)
-        return xp.log(self.level(u))
-
-    def u_of_natural(self, x: Real) -> Real:
-        """u at ln sigma = x; beyond the range, the nearer end."""
-        xp, _ = _backend(x)
-        return self.u_of(xp.exp(xp.clip(x, np.log(self.sigma_min), np.log(self.sigma_max))))
-
-    def corrupt(
-        self, key: PRNGKeyArray, clean: Float[Array, "batch ..."], level: Float[Array, " batch"]
-    ) -> Float[Array, "batch ..."]:
-        """z = y + sigma * eps."""
-        noise = jax.random.normal(key, clean.shape, clean.dtype)
-        return clean + expand(level, clean) * noise
-
-    def prior(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
-        """sigma_max * eps."""
-        return self.sigma_max * jax.random.normal(key, shape)
 
     def weight(self, level: Float[Array, "..."]) -> Float[Array, "..."]:
         """w(sigma) = (sigma^2 + sigma_data^2) / (sigma * sigma_data)^2 = 1 / c_out^2."""
@@ -217,14 +249,14 @@ class MaskingNoise:
 
     def level(self, u: Real) -> Real:
         """The time t with a(t) = u."""
-        xp, _ = _backend(u)
+        xp, _ = backend(u)
         if self.schedule == "linear":
             return 1 - u
         return 1 - xp.arccos(xp.clip(1 - u, 0.0, 1.0)) * (2 / np.pi)
 
     def u_of(self, level: Real) -> Real:
         """a(t)."""
-        xp, _ = _backend(level)
+        xp, _ = backend(level)
         if self.schedule == "linear":
             return 1 - level
         return 1 - xp.cos(np.pi / 2 * (1 - level))
@@ -235,7 +267,7 @@ class MaskingNoise:
 
     def u_of_natural(self, x: Real) -> Real:
         """u at time x; beyond [0, 1], the nearer end."""
-        xp, _ = _backend(x)
+        xp, _ = backend(x)
         return self.u_of(xp.clip(x, 0.0, 1.0))
 
     def alpha(self, level: Real) -> Real:
@@ -269,7 +301,7 @@ def expand(level: Array, like: Array) -> Array:
     return level.reshape(level.shape + (1,) * (like.ndim - level.ndim))
 
 
-def _backend(x: Real) -> tuple[Any, Any]:
+def backend(x: Real) -> tuple[Any, Any]:
     """(jnp, jax.scipy.special) for jax arrays and tracers, (np, scipy.special) otherwise."""
     if isinstance(x, jax.Array):
         return jnp, jax.scipy.special

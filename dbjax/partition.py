@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dbjax.errors import SettingError, require
-from dbjax.noise import LogNormalNoise, NoiseProcess
+from dbjax.noise import GaussianNoise, NoiseProcess
 
 STRATEGIES = ("equiprobable", "uniform")
 GRIDS = ("even", "left", "karras")
@@ -151,7 +151,7 @@ def sampling_grid(
         levels = np.asarray(noise.level(share))
         us = share
     else:
-        if not isinstance(noise, LogNormalNoise):
+        if not isinstance(noise, GaussianNoise):
             raise SettingError(
                 f"sampling.grid is 'karras', which needs noise with a sigma; "
                 f"allowed with {type(noise).__name__}: 'even' or 'left'"

@@ -229,6 +229,7 @@ class Sampler:
             task: whose blocks are sampled from.
             config: grid, steps, solver, guidance.
             without: blocks whose steps are left out of the walk, to see what they contribute.
+                Without the first, it starts from noise around zero at the next one's level.
 
         Raises:
             SettingError: if no step is left.
@@ -241,9 +242,9 @@ class Sampler:
             self._solver = Churn(
                 self._solver, gamma, config.churn_min, config.churn_max, config.churn_noise
             )
-        self.grid = _leave_out(
-            sampling_grid(task.partition, task.noise, config.num_steps, config.grid), without
-        )
+        whole = sampling_grid(task.partition, task.noise, config.num_steps, config.grid)
+        self.grid = _leave_out(whole, without)
+        self._starts_late = self.grid.levels[0] != whole.levels[0]
         self.batch_size = config.batch_size
         self.layer_evaluations = self._count_layers()
         self._levels = jnp.asarray((*self.grid.levels, 0.0), jnp.float32)
@@ -270,6 +271,9 @@ class Sampler:
         """
         start_key, step_key = jax.random.split(key)
         z = self._task.prior(start_key, num_samples)
+        if self._starts_late:
+            levels = jnp.broadcast_to(self._levels[0], z.shape[:1])
+            z = self._task.noise.corrupt(start_key, jnp.zeros_like(z), levels)
         owners = self.grid.blocks
         # Shapes only: weights that wait on the host cannot be combined with z.
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), blocks[owners[0]])

@@ -16,8 +16,8 @@ from dbjax.classification import (
     LabelDenoisingTask,
     LabelNetwork,
     fixed_table,
-    predict,
 )
+from dbjax.diagnostics import predict
 from dbjax.errors import SettingError
 from dbjax.noise import LogNormalNoise, expand
 from dbjax.partition import PartitionConfig, make_partition
@@ -143,6 +143,15 @@ def test_targets_are_unit_rows_of_the_label() -> None:
     assert gap.max() < 0.02
 
 
+def test_labels_are_embedded_as_unit_rows() -> None:
+    task = label_task()
+    label = jnp.array([2, 0])
+    found = task.embed_label(task.init(jax.random.key(0), 1), label)
+    rows = TABLE[np.asarray(label)]
+    expected = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_a_fixed_table_is_not_trained_and_a_learned_one_is() -> None:
     for table in (None, fixed_table(jax.random.key(0), CLASSES, WIDTH)):
         task = label_task(table=table)
@@ -189,19 +198,6 @@ def test_fixed_tables_have_unit_rows() -> None:
     assert np.abs(table @ table.T - np.eye(5)).max() < 1
 
 
-def test_predictions_are_means_over_noises_and_leave_no_example_out() -> None:
-    """Seven examples in batches of four, against the sampler's own logits."""
-    task = label_task()
-    blocks = {b: task.init(jax.random.key(0), b) for b in range(3)}
-    images = np.asarray(batch(7)["image"])
-    sampler = Sampler(task, SamplingConfig(num_steps=3, batch_size=4))
-    one, two = (predict(sampler, blocks, images, num_noises=n, seed=5) for n in (1, 2))
-    assert one.shape == two.shape == (7, CLASSES)
-    np.testing.assert_allclose(two.sum(1), 1, rtol=1e-5)
-    assert np.abs(one - two).max() > 1e-6
-    np.testing.assert_array_equal(one, predict(sampler, blocks, images, num_noises=1, seed=5))
-
-
 class FakeClassifier:
     def init(self, key: jax.Array, layers: Any) -> Any:
         return {"interface": {"head": jnp.ones(())}, "layers": jnp.zeros((len(layers), 1))}
@@ -224,7 +220,7 @@ def test_the_twin_classifies_in_one_step_whatever_the_noise() -> None:
         loss, metrics = task.loss(params, examples, jnp.array(interval), jax.random.key(0))
         assert float(loss) == pytest.approx(expected, rel=1e-5)
     sampler = Sampler(task, SamplingConfig(num_steps=1, batch_size=6))
-    found = predict(sampler, {0: params}, np.asarray(examples["image"]))
+    (found,) = predict(sampler, {0: params}, np.asarray(examples["image"]))
     np.testing.assert_allclose(found, scipy.special.softmax(logits, axis=1), rtol=1e-4)
     right = np.mean(logits.argmax(1) == np.asarray(examples["label"]))
     assert float(metrics["accuracy"]) == pytest.approx(right)

@@ -382,7 +382,7 @@ def test_samples_depend_on_the_key_alone(key: jax.Array) -> None:
     ("settings", "sentence"),
     [
         ({"grid": "linear"}, "sampling.grid is 'linear'; allowed: 'even' or 'left' or 'karras'"),
-        ({"solver": "rk4"}, "sampling.solver is 'rk4'; allowed: 'euler' or 'heun'"),
+        ({"solver": "rk4"}, "sampling.solver is 'rk4'; allowed: 'euler' or 'heun' or 'ancestral'"),
         ({"num_steps": 0}, "sampling.num_steps is 0; allowed: 1 or more"),
         ({"batch_size": 0}, "sampling.batch_size is 0; allowed: 1 or more"),
         ({"guidance": -1.0}, "sampling.guidance is -1.0; allowed: 0 or more"),
@@ -407,6 +407,10 @@ def test_blocks_can_be_left_out() -> None:
     keep = part.grid.levels[2] / part.grid.levels[1]
     expected = keep * path.z[1] + (1 - keep) * path.clean[1]
     np.testing.assert_allclose(path.z[2], expected, rtol=1e-4, atol=1e-5)
+    late = Sampler(task, config, without=(0,))
+    path = late(task.blocks(), jax.random.key(1), 2000, record=True).path
+    assert path is not None
+    assert np.std(path.z[0]) == pytest.approx(whole.grid.levels[2], rel=0.05)
     with pytest.raises(SettingError) as error:
         Sampler(task, config, without=(0, 1, 2))
     assert str(error.value) == (

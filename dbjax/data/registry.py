@@ -91,6 +91,7 @@ class DataConfig:
       rand_augment: operations of RandAugment on each training image, 0 for none; 2 are usual.
       rand_augment_magnitude: of the operations, 0 to 30.
       split: the part that is trained on; `all` of the digits is their 1,797 images.
+      views: 2 gives each image twice, augmented independently, for contrastive learning.
 
     Raises:
       SettingError: a value is not allowed.
@@ -104,6 +105,7 @@ class DataConfig:
     rand_augment: int = 0
     rand_augment_magnitude: int = 9
     split: str = "train"
+    views: int = 1
 
     def __post_init__(self) -> None:
         require(self.name in DATASETS, "data.name", self.name, ", ".join(DATASETS))
@@ -125,6 +127,7 @@ class DataConfig:
         require(0 <= magnitude <= most, "data.rand_augment_magnitude", magnitude, f"0 to {most}")
         splits = DATASETS[self.name].splits
         require(self.split in splits, "data.split", self.split, ", ".join(splits))
+        require(self.views in (1, 2), "data.views", self.views, "1 or 2")
 
 
 def load_dataset(config: DataConfig) -> Dataset:

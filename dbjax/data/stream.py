@@ -36,7 +36,8 @@ class Stream(Iterator[Batch]):
     Batch i depends on (data set, batch size, augmentation, seed, block, i) alone: not on what was
     read before, on threads, or on where the stream was restored. Every epoch takes each example
     once, in an order of its own; a batch may run across the end of an epoch, so none is cut short.
-    Images keep the raw units and dtype of the data set.
+    Images keep the raw units and dtype of the data set. With two views they are
+    [batch, 2, *image_shape], each view augmented by itself.
     """
 
     def __init__(self, dataset: Dataset, config: DataConfig, *, seed: int, block: int) -> None:
@@ -49,11 +50,15 @@ class Stream(Iterator[Batch]):
         batches = grain.MapDataset.source(
             _BatchSource(dataset.source, config.batch_size, seed=seed, block=block)
         )
+        if config.views > 1:
+            batches = batches.map(functools.partial(_repeat_images, config.views))
         for number, change in _augmentations(config):
             change_seed = np.random.SeedSequence((seed, block)).generate_state(number + 1)[number]
             batches = batches.random_map(
                 functools.partial(_on_images, change), seed=int(change_seed)
             )
+        if config.views > 1:
+            batches = batches.map(functools.partial(_gather_views, config.views))
         threads = dataset.source.read_threads
         self._iterator = iter(
             batches.to_iter_dataset(
@@ -142,3 +147,13 @@ def _augmentations(config: DataConfig) -> Iterator[tuple[int, Callable[..., np.n
 
 def _on_images(change: Callable[..., np.ndarray], batch: Batch, rng: np.random.Generator) -> Batch:
     return {**batch, "image": change(batch["image"], rng)}
+
+
+def _repeat_images(views: int, batch: Batch) -> Batch:
+    """Copies side by side, so that what is done to images is done to each by itself."""
+    return {**batch, "image": np.repeat(batch["image"], views, axis=0)}
+
+
+def _gather_views(views: int, batch: Batch) -> Batch:
+    image = batch["image"]
+    return {**batch, "image": image.reshape(-1, views, *image.shape[1:])}

@@ -33,6 +33,12 @@ def position_table(rows: int, columns: int, width: int) -> Float[np.ndarray, "po
     return np.concatenate([code(column), code(row)], axis=1).astype(np.float32)
 
 
+def sinusoid(values: Float[Array, " batch"], dim: int) -> Float[Array, "batch dim"]:
+    """(cosines, sines) of the values, used as they are: the caller scales them."""
+    angles = jnp.outer(values, jnp.asarray(frequencies(dim), jnp.float32))
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
 class ScalarEmbedding(nnx.Module):
     """Embedding of one number for each example: a sinusoid, then a small network.
 
@@ -49,6 +55,4 @@ class ScalarEmbedding(nnx.Module):
 
     def __call__(self, values: Float[Array, " batch"]) -> Float[Array, "batch width"]:
         """Embed the values, used as they are: the caller scales them."""
-        angles = jnp.outer(values, jnp.asarray(frequencies(self.features), jnp.float32))
-        sinusoid = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-        return self.out(jax.nn.silu(self.expand(sinusoid)))
+        return self.out(jax.nn.silu(self.expand(sinusoid(values, self.features))))

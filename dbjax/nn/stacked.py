@@ -42,20 +42,26 @@ class StackedNetwork:
             layers: indices of the layers, counted in the whole network.
 
         Returns:
-            {"interface": tree, "layers": tree}; the arrays of the second have a leading axis, one
-            entry for each of `layers`.
+            {"interface": tree, "layers": tree} and, of layers with BatchNorm, "statistics"; the
+            arrays of all but the first have a leading axis, one entry for each of `layers`.
         """
         interface_key, layers_key = jax.random.split(key)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(layers_key, jnp.asarray(layers))
+        interface, _ = _state(self._new_interface, interface_key)
         # Not vmap: with some kinds of key it would draw other numbers for other sets of layers.
-        return {
-            "interface": _parameters(self._new_interface, interface_key),
-            "layers": jax.lax.map(functools.partial(_parameters, self._new_layer), keys),
-        }
+        parameters, statistics = jax.lax.map(functools.partial(_state, self._new_layer), keys)
+        params = {"interface": interface, "layers": parameters}
+        return {**params, "statistics": statistics} if statistics else params
 
     def interface(self, params: Mapping[str, Any]) -> Any:
         """The interface's module, around its parameters in `params`."""
         return nnx.merge(self._interface, params["interface"])
+
+    def layer_module(self, params: Mapping[str, Any], position: int) -> Any:
+        """A layer's module, around its parameters and statistics in `params`."""
+        names = [name for name in ("layers", "statistics") if name in params]
+        trees = (jax.tree.map(lambda x: x[position], params[name]) for name in names)
+        return nnx.merge(self._layer, *trees)
 
     def run_layers(
         self,
@@ -98,6 +104,15 @@ def _definition(make: Callable[..., nnx.Module]) -> Any:
     return nnx.graphdef(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
 
 
-def _parameters(make: Callable[..., nnx.Module], key: PRNGKeyArray) -> dict[str, Any]:
-    """The parameters of the module that `make` makes."""
-    return nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(key))))
+def statistics_of(modules: Sequence[nnx.Module]) -> Any:
+    """What layers have measured, arranged as `StackedNetwork.init` does."""
+    trees = [nnx.to_pure_dict(nnx.state(module, nnx.BatchStat)) for module in modules]
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
+
+
+def _state(make: Callable[..., nnx.Module], key: PRNGKeyArray) -> tuple[Any, Any]:
+    """Parameters and statistics of the module that `make` makes."""
+    module = make(rngs=nnx.Rngs(key))
+    kinds = (nnx.Param, nnx.BatchStat)
+    parameters, statistics = (nnx.to_pure_dict(nnx.state(module, kind)) for kind in kinds)
+    return parameters, statistics

@@ -20,6 +20,8 @@ def test_defaults_come_from_an_empty_section():
         ({"crop": -1}, "data.crop is -1"),
         ({"rand_augment": 2}, "data.rand_augment is 2; allowed: 0.*mnist or .*tiny_imagenet"),
         ({"name": "cifar10", "rand_augment": -1}, "data.rand_augment is -1"),
+        ({"views": 3}, "data.views is 3; allowed: 1 or 2"),
+        ({"views": 0}, "data.views is 0; allowed: 1 or 2"),
         ({"rand_augment_magnitude": 31}, "data.rand_augment_magnitude is 31; allowed: 0 to 30"),
     ],
 )

@@ -152,6 +152,29 @@ def test_flips_differ_between_epochs_blocks_and_seeds():
     assert len({choice.tobytes() for choice in choices}) == 6
 
 
+def test_two_views_are_the_same_images_augmented_each_by_itself():
+    plain = stream().take(50)
+    bare = stream(config=DataConfig(batch_size=4, views=2)).take(50)
+    flipped = stream(config=DataConfig(batch_size=4, views=2, flip=True)).take(50)
+    assert bare["image"].shape == (50, 4, 2, 2, 2, 1)
+    for batch in (bare, flipped):
+        np.testing.assert_array_equal(batch["label"], plain["label"])
+    for view in range(2):
+        np.testing.assert_array_equal(bare["image"][:, :, view], plain["image"])
+    mirrored = (flipped["image"] == bare["image"][..., ::-1, :]).all(axis=(3, 4, 5))
+    same = (flipped["image"] == bare["image"]).all(axis=(3, 4, 5))
+    assert (same ^ mirrored).all()
+    both = [(mirrored[..., 0] == a) & (mirrored[..., 1] == b) for a in (0, 1) for b in (0, 1)]
+    assert all(0.15 < chosen.mean() < 0.35 for chosen in both)
+
+
+def test_flips_are_those_that_runs_have_started_with():
+    config = DataConfig(batch_size=10, flip=True)
+    taken = next(stream(config=config, seed=3, block=1))
+    mirrored = taken["image"][:, 0, 0, 0] % 2
+    assert taken["label"][mirrored == 1].tolist() == [2, 5, 0, 6]
+
+
 def test_digits_stream():
     config = DataConfig(batch_size=32)
     batch = make_stream(load_dataset(config), config, seed=0, block=0).take(2)
