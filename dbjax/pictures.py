@@ -18,7 +18,7 @@ from PIL import Image
 
 from dbjax import sampling
 from dbjax.data.dataset import DatasetInfo
-from dbjax.noise import LogNormalNoise
+from dbjax.noise import NoiseProcess
 from dbjax.partition import Grid, Partition
 
 # Found by search: contrast of about 3 or more on white and on black, and as far apart as that
@@ -51,6 +51,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "dbjax",
 }
+SQUARED_ERROR = "weighted squared error"
 FIGURE_SIZE = (6.1, 3.7)  # inches: narrow enough for its text to stay readable on a phone
 _DPI = 200
 _SMALL: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5}
@@ -89,7 +90,7 @@ def draw_samples(
         _scatter_figure(samples, label, info).savefig(path, dpi=_DPI)
         return
     columns = _columns(len(samples), label, rows)
-    tiles = _enlarge(_pixels(samples[np.concatenate(columns)], info), 96)
+    tiles = _enlarge(pixels(samples[np.concatenate(columns)], info), 96)
     ends = np.cumsum([len(column) for column in columns])[:-1]
     Image.fromarray(_mosaic(np.split(tiles, ends), rows, gap=8)).save(path, optimize=True)
 
@@ -106,7 +107,7 @@ def _columns(
     return [np.flatnonzero(label == c)[:rows] for c in classes[spread]]
 
 
-def _pixels(
+def pixels(
     images: Shaped[np.ndarray, "*lead height width channels"], info: DatasetInfo
 ) -> np.ndarray:
     """uint8 [..., height, width, 4]: gray, or the first three channels as red, green and blue.
@@ -193,7 +194,7 @@ def draw_paths(
     left, top, gap, between, tile = 56, 84, 8, 24, 96 if is_image else 168
     height, width = tile, len(steps) * (tile + gap) - gap
     if is_image:
-        tiles = [_enlarge(_pixels(band[:, :4], info), tile) for band in bands]
+        tiles = [_enlarge(pixels(band[:, :4], info), tile) for band in bands]
         mosaics = [_mosaic([*column], 4, gap) for column in tiles]
         height, width = mosaics[0].shape[:2]
     pitch = (width + gap) / len(steps)
@@ -238,14 +239,13 @@ def _to_data_spread(z: np.ndarray, info: DatasetInfo) -> np.ndarray:
 
 
 @matplotlib.rc_context(STYLE)
-def partition_figure(partition: Partition, noise: LogNormalNoise, grid: Grid) -> Figure:
+def partition_figure(partition: Partition, noise: NoiseProcess, grid: Grid) -> Figure:
     """Who owns which noise: the training density by block, training ranges, sampling steps."""
     figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
     density, lanes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    logs = np.linspace(np.log(noise.sigma_min), np.log(noise.sigma_max), 400)
-    # Per unit of ln sigma, up to the constant that the cut to the range divides by.
-    bell = np.exp(-(((logs - noise.p_mean) / noise.p_std) ** 2) / 2)
-    bell /= np.trapezoid(bell, logs)
+    logs = np.linspace(np.log(noise.level(1.0)), np.log(noise.level(0.0)), 400)
+    # u is the share of training that is noisier, so the density per unit of ln sigma is its slope.
+    bell = -np.gradient(np.asarray(noise.u_of(np.exp(logs))), logs)
     for b in range(partition.num_blocks):
         clean, noisy = (np.log(noise.level(partition.edges[b + i])) for i in (1, 0))
         own = np.concatenate([[clean], logs[(logs > clean) & (logs < noisy)], [noisy]])
@@ -270,7 +270,7 @@ def partition_figure(partition: Partition, noise: LogNormalNoise, grid: Grid) ->
     lanes.tick_params(axis="y", length=0)
     lanes.spines["left"].set_visible(False)
     _noise_axis(lanes)
-    _legend(figure)
+    add_legend(figure)
     return figure
 
 
@@ -279,6 +279,8 @@ def loss_figure(
     rows: Sequence[Mapping[str, Any]],
     other: Sequence[Mapping[str, Any]] = (),
     other_name: str = "end to end",
+    *,
+    meaning: str = SQUARED_ERROR,
 ) -> Figure:
     """Training loss of each block, and the mean of all beside that of another run.
 
@@ -286,6 +288,7 @@ def loss_figure(
         rows: rows of `metrics.jsonl`, with "block", "step" and "loss".
         other: those of the other run.
         other_name: what to call it.
+        meaning: what the loss is.
     """
     figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
     axes = figure.add_subplot()
@@ -297,7 +300,7 @@ def loss_figure(
     axes.plot(*_mean_loss(rows), color=INK, label=name)
     if other:
         axes.plot(*_mean_loss(other), color=INK, ls=(0, (4, 2)), label=other_name)
-    axes.set(xlabel="steps of each block", ylabel="training loss (weighted squared error)")
+    axes.set(xlabel="steps of each block", ylabel=f"training loss ({meaning})")
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     subs = (1, 2, 3, 4, 5, 6, 8) if high < 10 * low else (1, 2, 5)
@@ -306,7 +309,7 @@ def loss_figure(
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(left=0)
     axes.grid()
-    _legend(figure)
+    add_legend(figure)
     return figure
 
 
@@ -325,6 +328,8 @@ def loss_over_noise_figure(
     rows: Sequence[Mapping[str, float]],
     other: Sequence[Mapping[str, float]] = (),
     other_name: str = "end to end",
+    *,
+    meaning: str = SQUARED_ERROR,
 ) -> Figure:
     """Loss at each noise level, in the colour of the block that owns it, beside another run's.
 
@@ -332,6 +337,7 @@ def loss_over_noise_figure(
         rows: "loss_over_noise" of `evaluation.json`, with "sigma", "block" and "loss".
         other: those of the other run.
         other_name: what to call it.
+        meaning: what the loss is.
     """
     figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
     axes = figure.add_subplot()
@@ -342,10 +348,10 @@ def loss_over_noise_figure(
         theirs = np.array([(row["sigma"], row["loss"]) for row in other])
         axes.plot(*theirs.T, color=INK, ls=(0, (4, 2)), label=other_name)
     axes.set_ylim(bottom=0)
-    axes.set_ylabel("loss (weighted squared error)")
+    axes.set_ylabel(f"loss ({meaning})")
     axes.grid()
     _noise_axis(axes)
-    _legend(figure)
+    add_legend(figure)
     return figure
 
 
@@ -358,6 +364,6 @@ def _noise_axis(axes: Axes) -> None:
     axes.set_xlabel("noise level σ (model units), from noisy to clean")
 
 
-def _legend(figure: Figure) -> None:
+def add_legend(figure: Figure) -> None:
     if len(figure.axes[0].get_legend_handles_labels()[0]) > 1:
         figure.legend(loc="outside upper left", ncols=5, handlelength=1.4, columnspacing=1.2)

@@ -1,7 +1,8 @@
 """Evaluates trained runs side by side: quality, memory, speed, loss over the noise.
 
-Writes evaluation.json and samples/ into each run folder. Several folders are timed in turn, so
-that their speeds compare.
+Writes evaluation.json into each run folder, with samples/ of models that generate, and with
+predictions.npz (probabilities and label of each test image) of those that classify. Several folders
+are timed in turn, so that their speeds compare.
 """
 
 import dataclasses
@@ -15,13 +16,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from dbjax import session
-from dbjax.build import Setup, build
-from dbjax.classification import ClassificationTask, LabelDenoisingTask, predict
+from dbjax.build import GENERATIVE, Setup, build
+from dbjax.classification import LabelDenoiser
 from dbjax.data import load_dataset, make_stream
 from dbjax.devices import to_device
+from dbjax.diagnostics import diagnose, predict
+from dbjax.errors import require
 from dbjax.memory import step_memory
 from dbjax.metrics import (
     GaussianStatistics,
@@ -30,10 +34,15 @@ from dbjax.metrics import (
     pixel_features,
     quantise,
 )
-from dbjax.metrics.classification import accuracy, calibration_error, negative_log_likelihood
+from dbjax.metrics.classification import (
+    accuracy,
+    calibration_error,
+    confusion_matrix,
+    negative_log_likelihood,
+)
 from dbjax.metrics.noise import loss_over_noise
 from dbjax.metrics.speed import side_by_side
-from dbjax.pictures import draw_samples
+from dbjax.pictures import draw_samples, pixels
 from dbjax.sampling import Sampler
 from dbjax.task import Batch
 from experiments import cli
@@ -44,6 +53,10 @@ CLASSIFIED = 1_000_000
 """Values in a data set beyond which a support vector classifier takes too long to fit."""
 READ_TOGETHER = 10_000
 SHOWN = 2_000
+DIAGNOSED = 2_000
+"""Test images, drawn at random, that a classifier is diagnosed on; all, where there are fewer."""
+MISTAKES = 24
+"""Mistaken images that are kept to be shown, the most confident first."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -55,14 +68,30 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--num_samples", type=int, metavar="N", help="samples to draw; default: as many as data"
     )
+    parser.add_argument(
+        "--num_noises",
+        type=int,
+        metavar="N",
+        help="walks from different noise that a prediction is averaged over; default: 1",
+    )
     args, overrides = cli.parse(parser, arguments)
-    setups = {path: build(cli.run_config(args.config, path, overrides)) for path in args.workdir}
-    for path, results in evaluate(setups, args.num_samples).items():
+    configs = {path: cli.run_config(args.config, path, overrides) for path in args.workdir}
+    _check(configs, args.num_samples, args.num_noises)
+    setups = {path: build(config) for path, config in configs.items()}
+    for path, results in evaluate(setups, args.num_samples, args.num_noises or 1).items():
         print(f"{path}: " + ", ".join(f"{k} {v:.4g}" for k, v in results.items() if _is_number(v)))
 
 
-def evaluate(setups: Mapping[Path, Setup], num_samples: int | None) -> dict[Path, dict[str, Any]]:
-    """Results of each run, also written to its folder."""
+def evaluate(
+    setups: Mapping[Path, Setup], num_samples: int | None = None, num_noises: int = 1
+) -> dict[Path, dict[str, Any]]:
+    """Results of each run, also written to its folder.
+
+    Args:
+        setups: of the runs, by their folders.
+        num_samples: to draw from models that generate; None is as many as there are data.
+        num_noises: walks that a prediction of models that classify is averaged over.
+    """
     models = {
         path: session.load(setup.trainer, path, shared=setup.placement.interface == "shared")
         for path, setup in setups.items()
@@ -71,12 +100,21 @@ def evaluate(setups: Mapping[Path, Setup], num_samples: int | None) -> dict[Path
     results = {}
     for path, setup in setups.items():
         task, model = setup.task, models[path]
+        classifies = setup.config.family not in GENERATIVE
+        if classifies:
+            found = _answers(setup, model, num_noises, path)
+        else:
+            found = _quality(setup, model, num_samples or setup.dataset.info.size, path)
+        # The loss of a classifier that does not walk knows no noise.
+        if isinstance(task, LabelDenoiser) or not classifies:
+            found["loss_over_noise"] = loss_over_noise(task, model.blocks, _probe(setup))
         results[path] = {
-            **_measured(setup, model, num_samples, path),
+            **found,
             "train_bytes": _train_bytes(setup),
-            "layer_evaluations_per_sample": Sampler(task, setup.sampling).layer_evaluations,
+            "layer_evaluations_per_sample": (
+                found.get("num_noises", 1) * Sampler(task, setup.sampling).layer_evaluations
+            ),
             "seconds_per_step": seconds[path],
-            "loss_over_noise": loss_over_noise(task, model.blocks, _probe(setup)),
             "steps": {str(b): step for b, step in model.steps.items()},
             "layers": [len(own) for own in task.partition.layers],
             "edges_sigma": [float(task.noise.level(u)) for u in task.partition.edges],
@@ -86,32 +124,72 @@ def evaluate(setups: Mapping[Path, Setup], num_samples: int | None) -> dict[Path
     return results
 
 
-def _measured(setup: Setup, model: session.Model, count: int | None, path: Path) -> dict[str, Any]:
-    """What the task is about: samples, or answers."""
-    if isinstance(setup.task, LabelDenoisingTask | ClassificationTask):
-        return _answers(setup, model, path)
-    return _quality(setup, model, count or setup.dataset.info.size, path)
+def _check(
+    configs: Mapping[Path, ConfigDict], num_samples: int | None, num_noises: int | None
+) -> None:
+    """Refuses what makes no sense for one of the runs.
+
+    Raises:
+        SettingError: if it does not.
+    """
+    for path, config in configs.items():
+        if config.family in GENERATIVE:
+            allowed = f"nothing for {path}, whose model generates"
+            require(num_noises is None, "--num_noises", num_noises, allowed)
+        else:
+            allowed = f"nothing for {path}, a classifier, which is shown every test image"
+            require(num_samples is None, "--num_samples", num_samples, allowed)
+    for name, value in (("--num_samples", num_samples), ("--num_noises", num_noises)):
+        require(value is None or value >= 1, name, value, "1 or more")
 
 
-def _answers(setup: Setup, model: session.Model, path: Path) -> dict[str, Any]:
-    """Accuracy, likelihood and calibration on every image of the test split."""
-    data = dataclasses.replace(setup.data, split="test")
-    source = load_dataset(data).source
-    test = source.read(np.arange(len(source)))
-    sampler = Sampler(setup.task, setup.sampling)
+def _answers(setup: Setup, model: session.Model, num_noises: int, path: Path) -> dict[str, Any]:
+    """Accuracy, likelihood and calibration on every test image; of a walk, where they come from."""
+    task = setup.task
+    walks = isinstance(task, LabelDenoiser)
+    num_noises = num_noises if walks else 1
+    data = load_dataset(dataclasses.replace(setup.data, split="test"))
+    size = len(data.source)
+    test = data.source.read(np.arange(size))
+    image, label = test["image"], test["label"]
+    sampler = Sampler(task, setup.sampling)
     # Once unseen, so that the speed does not contain compilation.
-    predict(sampler, model.blocks, test["image"][: setup.sampling.batch_size])
-    with tqdm(total=len(source), desc=f"classify {path.name}", unit="image") as bar:
+    predict(sampler, model.blocks, image[: sampler.batch_size])
+    with tqdm(total=size, desc=f"classify {path.name}", unit="image") as bar:
         start = time.perf_counter()
-        found = predict(sampler, model.blocks, test["image"], progress=bar.update)
+        walked = predict(sampler, model.blocks, image, num_noises=num_noises, progress=bar.update)
         seconds = time.perf_counter() - start
-    return {
-        "num_samples": len(source),
-        "accuracy": accuracy(found, test["label"]),
-        "negative_log_likelihood": negative_log_likelihood(found, test["label"]),
-        "calibration_error": calibration_error(found, test["label"]),
-        "samples_per_second": len(source) / seconds,
+    found = walked.mean(axis=0)
+    results: dict[str, Any] = {
+        "num_samples": size,
+        "num_classes": data.info.num_classes,
+        "num_noises": num_noises,
+        "accuracy": accuracy(found, label),
+        "negative_log_likelihood": negative_log_likelihood(found, label),
+        "calibration_error": calibration_error(found, label),
+        "samples_per_second": size / seconds,
     }
+    if num_noises > 1:
+        each = [accuracy(one, label) for one in walked]
+        results["accuracy_of_one_walk"] = {"mean": np.mean(each), "std": np.std(each, ddof=1)}
+    if walks:
+        chosen = np.random.default_rng(0).permutation(size)[:DIAGNOSED]
+        with tqdm(desc=f"diagnose {path.name}", unit="image") as bar:
+            results["diagnostics"] = diagnose(
+                task, setup.sampling, model.blocks, image[chosen], label[chosen],
+                progress=bar.update,
+            )  # fmt: skip
+    mistaken = np.flatnonzero(found.argmax(axis=1) != label)
+    shown = mistaken[np.argsort(-found[mistaken].max(axis=1), kind="stable")][:MISTAKES]
+    np.savez_compressed(
+        path / "predictions.npz",
+        probabilities=found,
+        label=label,
+        confusion=confusion_matrix(found, label),
+        mistakes=shown,
+        mistakes_shown=pixels(image[shown], data.info),
+    )
+    return results
 
 
 def _quality(setup: Setup, model: session.Model, count: int, path: Path) -> dict[str, Any]:

@@ -4,36 +4,26 @@ The file holds all its figures and needs nothing else: no network, no scripts, n
 made from what experiments.train and experiments.evaluate have written to the run folders.
 """
 
-import base64
 import dataclasses
 import io
-import json
+import math
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from dbjax import pictures
-from dbjax.build import GENERATIVE
-from dbjax.config import section
-from dbjax.errors import SettingError, require
-from dbjax.monitor import read_journal
-from dbjax.noise import LogNormalNoise
-from dbjax.partition import Grid, Partition, PartitionConfig, make_partition, sampling_grid
-from dbjax.sampling import SamplingConfig
-from dbjax.workdir import read_config
+from dbjax import classification_pictures, pictures
+from dbjax.errors import require
 from experiments import cli
+from experiments.report_runs import ClassifierRun, Run, confused, paired, read_run
 
 TEMPLATES = Path(__file__).parent / "templates"
 TITLE = "Trained block by block"
-FAMILIES = {"dit": "diffusion transformer", "mlp": "residual MLP"}
 
 # Speed and quality of two runs of one config differ by this much, relative, from chance alone.
 ABOUT_EQUAL = 0.03
@@ -71,6 +61,9 @@ def write_report(workdirs: Sequence[Path], out: Path, title: str = TITLE) -> Non
     runs = sorted(map(read_run, workdirs), key=lambda run: -run.num_blocks)
     data = sorted({run.config["data"]["name"] for run in runs})
     require(len(data) == 1, "data.name of the runs", data, "the same data for both")
+    families = [run.config["family"] for run in runs]
+    alike = len({type(run) for run in runs}) == 1
+    require(alike, "family of the runs", families, "both generative, or both classifiers")
     if len({run.name for run in runs}) < len(runs):
         runs = [
             dataclasses.replace(run, name=f"{run.name} ({run.folder.resolve().name})")
@@ -91,12 +84,22 @@ def write_report(workdirs: Sequence[Path], out: Path, title: str = TITLE) -> Non
         percent=show_percent,
         value=Run.value,
     )
+    particular: dict[str, Any] = {"page": "generative.html.j2", "evaluated_by": "num_samples"}
+    if isinstance(run, ClassifierRun):
+        assert other is None or isinstance(other, ClassifierRun)
+        particular = {
+            "page": "classification.html.j2",
+            "evaluated_by": "num_noises",
+            "paired": other and paired(run, other),
+            "confused": confused(run.predictions["confusion"]),
+            "guessing": math.log(run.evaluation["num_classes"]),
+        }
     html: str = environment.get_template("report.html.j2").render(
+        **particular,
         title=title,
         run=run,
         other=other,
         runs=runs,
-        family=FAMILIES.get(run.config["family"], run.config["family"]),
         times=times,
         verdict=verdict,
         about_equal=ABOUT_EQUAL,
@@ -107,103 +110,6 @@ def write_report(workdirs: Sequence[Path], out: Path, title: str = TITLE) -> Non
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(html.strip() + "\n", encoding="utf-8")
-
-
-# --- what a run has left behind -------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One run as its folder tells it.
-
-    Attributes:
-        folder: where it lies, as the user named it.
-        name: what to call it.
-        config: sections and their settings.
-        evaluation: `evaluation.json`.
-        journal: rows of its blocks' `metrics.jsonl`.
-        noise, partition, grid: as it was trained and sampled.
-        is_points: whether samples are points of a plane and not images.
-        is_labelled: whether samples were drawn of given classes.
-    """
-
-    folder: Path
-    name: str
-    config: Mapping[str, Any]
-    evaluation: Mapping[str, Any]
-    journal: Sequence[Mapping[str, Any]]
-    noise: LogNormalNoise
-    partition: Partition
-    grid: Grid
-    is_points: bool
-    is_labelled: bool
-
-    @property
-    def num_blocks(self) -> int:
-        return self.partition.num_blocks
-
-    @property
-    def steps(self) -> list[int]:
-        """Each block's own steps."""
-        return [int(step) for step in self.evaluation["steps"].values()]
-
-    def value(self, key: str) -> Any:
-        """A measured value, by its key in `evaluation.json` with dots between levels.
-
-        One more is made of them: `train_seconds`, all steps of all blocks, one after another.
-        """
-        if key == "train_seconds":
-            return sum(self.steps) * self.evaluation["seconds_per_step"]
-        value = self.evaluation
-        for name in key.split("."):
-            value = value[name]
-        return value
-
-    def picture(self, name: str) -> str:
-        """`samples/<name>.png` as a data URL."""
-        png = (self.folder / "samples" / f"{name}.png").read_bytes()
-        return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def read_run(folder: Path) -> Run:
-    """Reads a run folder.
-
-    Raises:
-        SettingError: if it has not been trained, or not evaluated.
-    """
-    config = read_config(folder)
-    allowed = f"{' or '.join(GENERATIVE)}, whose samples a report shows"
-    require(config.family in GENERATIVE, f"family of {folder}", config.family, allowed)
-    drawn = ("samples.npz", "samples.png", "real.png", "path.png")
-    needed = ["evaluation.json", *(f"samples/{name}" for name in drawn)]
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if missing:
-        raise SettingError(f"{folder} has no {missing[0]}; run experiments.evaluate first")
-    evaluation = json.loads((folder / "evaluation.json").read_text())
-    noise = section(LogNormalNoise, config, "noise")
-    sampling = section(SamplingConfig, config, "sampling")
-    partition = make_partition(
-        section(PartitionConfig, config, "partition"), noise, sum(evaluation["layers"])
-    )
-    blocks = partition.num_blocks
-    with zipfile.ZipFile(folder / "samples" / "samples.npz") as arrays:
-        # The header alone: there may be 50,000 images behind it.
-        with arrays.open("image.npy") as file:
-            np.lib.format.read_magic(file)
-            shape, _, _ = np.lib.format.read_array_header_1_0(file)
-        is_labelled = "label.npy" in arrays.namelist()
-    return Run(
-        folder=folder,
-        name="end to end" if blocks == 1 else f"{blocks} blocks",
-        config=config.to_dict(),
-        evaluation=evaluation,
-        journal=read_journal(folder),
-        noise=noise,
-        partition=partition,
-        grid=sampling_grid(partition, noise, sampling.num_steps, sampling.grid),
-        is_points=len(shape) == 2,
-        is_labelled=is_labelled,
-    )
 
 
 # --- numbers in words -----------------------------------------------------------------------------
@@ -240,6 +146,8 @@ def show_seconds(value: float, digits: int = 3) -> str:
 
 def show_number(value: float, digits: int = 3) -> str:
     """So many significant digits; whole numbers in full."""
+    if math.isinf(value):
+        return "∞"
     if value == int(value) or abs(value) >= 10**digits:
         return f"{value:,.0f}"
     return f"{value:.{digits}g}"
@@ -253,25 +161,80 @@ def show_percent(value: float) -> str:
 
 
 def figures(run: Run, other: Run | None) -> dict[str, Markup]:
-    """Inline SVG by name."""
+    """Inline SVG by name: those for which the runs have what they show."""
     theirs: Mapping[str, Any] = {} if other is None else other.evaluation
     name = "" if other is None else other.name
-    return {
-        "partition": to_svg(
+    beside = other is not None and other.loss == run.loss
+    found = {
+        "losses": to_svg(
+            pictures.loss_figure(
+                run.journal, other.journal if other and beside else (), name, meaning=run.loss
+            ),
+            "Training loss over steps",
+        )
+    }
+    if "loss_over_noise" in run.evaluation:
+        found["partition"] = to_svg(
             pictures.partition_figure(run.partition, run.noise, run.grid),
             "The training density over the noise level, divided among the blocks",
-        ),
-        "losses": to_svg(
-            pictures.loss_figure(run.journal, other.journal if other else (), name),
-            "Training loss over steps",
-        ),
-        "loss_over_noise": to_svg(
+        )
+        found["loss_over_noise"] = to_svg(
             pictures.loss_over_noise_figure(
-                run.evaluation["loss_over_noise"], theirs.get("loss_over_noise", ()), name
+                run.evaluation["loss_over_noise"],
+                theirs.get("loss_over_noise", ()) if beside else (),
+                name,
+                meaning=run.loss,
             ),
             "Loss over the noise level",
+        )
+    if isinstance(run, ClassifierRun):
+        assert other is None or isinstance(other, ClassifierRun)
+        found |= _answers(run, other)
+    return found
+
+
+def _answers(run: ClassifierRun, other: ClassifierRun | None) -> dict[str, Markup]:
+    """Figures of a classifier."""
+    name = other.name if other else ""
+    found = {
+        "reliability": to_svg(
+            classification_pictures.reliability_figure(
+                run.reliability, run.name, other.reliability if other else None, name
+            ),
+            "Share of right predictions by confidence",
+        ),
+        "confusion": to_svg(
+            classification_pictures.confusion_figure(run.predictions["confusion"]),
+            "Test images by class and prediction",
         ),
     }
+    diagnostics = run.evaluation.get("diagnostics")
+    if diagnostics:
+        found["walk"] = to_svg(
+            classification_pictures.walk_figure(
+                diagnostics["walk"],
+                1 / run.evaluation["num_classes"],
+                other.evaluation["accuracy"] if other else None,
+                name,
+            ),
+            "Accuracy after every step of the walk",
+        )
+        found["effort"] = to_svg(
+            classification_pictures.effort_figure(
+                diagnostics["by_num_steps"],
+                diagnostics["by_num_noises"],
+                len(run.grid.levels),
+            ),
+            "Accuracy over the layers run for a prediction",
+        )
+        if diagnostics["without_block"]:
+            found["without_block"] = to_svg(
+                classification_pictures.leave_out_figure(
+                    diagnostics["without_block"], diagnostics["walk"][-1]["accuracy"]
+                ),
+                "Accuracy without each of the blocks",
+            )
+    return found
 
 
 def to_svg(figure: Figure, label: str) -> Markup:

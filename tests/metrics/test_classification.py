@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from dbjax.errors import SettingError
-from dbjax.metrics.classification import accuracy, calibration_error, negative_log_likelihood
+from dbjax.metrics.classification import (
+    accuracy,
+    calibration_error,
+    confusion_matrix,
+    negative_log_likelihood,
+    reliability,
+)
 
 PROBABILITIES = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.45, 0.55]])
 LABEL = np.array([0, 1, 1, 0])
@@ -41,3 +47,18 @@ def test_calibrated_guesses_have_next_to_no_error():
 def test_a_calibration_error_needs_a_bin():
     with pytest.raises(SettingError, match="num_bins is 0; allowed: 1 or more"):
         calibration_error(PROBABILITIES, LABEL, num_bins=0)
+
+
+def test_reliability():
+    bins = reliability(PROBABILITIES, LABEL, num_bins=2)
+    np.testing.assert_allclose(bins.share, [0, 1])
+    np.testing.assert_allclose(bins.confidence, [0, PROBABILITIES.max(1).mean()])
+    np.testing.assert_allclose(bins.accuracy, [0, 0.5])
+
+
+def test_confusion_has_a_row_for_each_class():
+    np.testing.assert_array_equal(confusion_matrix(PROBABILITIES, LABEL), [[1, 1], [1, 1]])
+    certain = np.eye(3)[[2, 2, 0, 2]]
+    np.testing.assert_array_equal(
+        confusion_matrix(certain, np.array([0, 2, 0, 0])), [[1, 0, 2], [0, 0, 0], [0, 0, 1]]
+    )
