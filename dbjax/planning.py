@@ -11,12 +11,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dbjax.build import Settings, read_settings, task_and_trainer
+from dbjax.build import read_settings, task_and_trainer
 from dbjax.config import load_config
 from dbjax.data import DataConfig
 from dbjax.data.registry import describe_dataset
 from dbjax.memory import StepMemory, placement_memory
 from dbjax.placement import PlacementConfig, make_placement
+from dbjax.settings import Settings
 from dbjax.task import Batch
 from dbjax.training import Placement, Trainer
 
@@ -194,7 +195,8 @@ class Plan:
         overrides = choice.overrides(self.config)
         settings = read_settings(load_config(self._file, [*self._given, *overrides]))
         _, trainer = task_and_trainer(settings, self.data.info)
-        size, shape = choice.batch_size, self.data.info.image_shape
+        size, views = choice.batch_size, settings.data.views
+        shape = (*((views,) if views > 1 else ()), *self.data.info.image_shape)
         batch = {
             "image": jax.ShapeDtypeStruct((size, *shape), self.data.dtype),
             "label": jax.ShapeDtypeStruct((size,), np.int32),

@@ -17,13 +17,14 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from dbjax.build import SECTIONS, Setup, build
+from dbjax.build import Setup, build
 from dbjax.checkpoint import Checkpoints, abstract
 from dbjax.config import config_differences
 from dbjax.data import make_stream
 from dbjax.devices import host_memory
 from dbjax.errors import SettingError, require
 from dbjax.parts import Origin, gather, regroup, span
+from dbjax.settings import SECTIONS
 from dbjax.task import Params
 from dbjax.training import BlockState, Trainer
 from dbjax.workdir import hold, read_config

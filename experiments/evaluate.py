@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from dbjax import session
-from dbjax.build import GENERATIVE, Setup, build
+from dbjax.build import Setup, build
+from dbjax.catalogue import GENERATIVE
 from dbjax.classification import LabelDenoiser
 from dbjax.data import load_dataset, make_stream
 from dbjax.devices import to_device

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from dbjax import pictures
-from dbjax.build import GENERATIVE, read_settings
+from dbjax.build import read_settings
+from dbjax.catalogue import GENERATIVE
 from dbjax.errors import SettingError, require
 from dbjax.metrics.classification import Reliability, reliability
 from dbjax.monitor import read_journal

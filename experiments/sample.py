@@ -11,7 +11,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dbjax import session
-from dbjax.build import GENERATIVE, Setup, build
+from dbjax.build import Setup, build
+from dbjax.catalogue import GENERATIVE
 from dbjax.errors import require
 from dbjax.metrics import quantise
 from dbjax.pictures import draw_paths, draw_samples

@@ -1,0 +1,32 @@
+"""ViT on Fashion-MNIST by label-embedding diffusion, small enough for two CPU cores.
+
+    python -m experiments.prepare_data --source=FOLDER --name=fashion_mnist   # where there is no internet
+    python -m experiments.train --config=configs/vit_fashion_mnist.py --workdir=runs/fashion_blocks
+    python -m experiments.train --config=configs/vit_fashion_mnist.py:end_to_end --workdir=runs/fashion_twin
+    python -m experiments.evaluate --workdir runs/fashion_blocks runs/fashion_twin
+
+`blocks` cuts 6 layers into 3 blocks; `end_to_end` is the plain ViT by back-propagation.
+"""
+
+from ml_collections import ConfigDict
+
+from dbjax.build import default_config
+
+
+def get_config(variant: str = "blocks") -> ConfigDict:
+    config = default_config({"blocks": "vit", "end_to_end": "plain_vit"}[variant])
+    config.model.update(patch_size=7, depth=6, width=64, num_heads=4, mlp_hidden=256)
+    config.partition.num_blocks = {"blocks": 3, "end_to_end": 1}[variant]
+    config.noise.update(p_mean=0.5, p_std=1.0, sigma_min=0.2, sigma_max=20.0)
+    config.optimizer.update(
+        learning_rate={"blocks": 2e-3, "end_to_end": 1e-3}[variant],
+        warmup_steps=200,
+        schedule="cosine",
+        weight_decay=0.01,
+        ema_decay=0.999,
+    )
+    config.training.update(steps=3000, save_every=1000)
+    config.placement.update(name="stacked", steps_per_dispatch=25)
+    config.sampling.update(num_steps={"blocks": 3, "end_to_end": 1}[variant], batch_size=500)
+    config.data.update(name="fashion_mnist", split="train", batch_size=128)
+    return config
