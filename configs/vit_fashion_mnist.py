@@ -1,9 +1,9 @@
 """ViT on Fashion-MNIST by label-embedding diffusion, small enough for two CPU cores.
 
-    python -m experiments.prepare_data --source=FOLDER --name=fashion_mnist   # where there is no internet
-    python -m experiments.train --config=configs/vit_fashion_mnist.py --workdir=runs/fashion_blocks
-    python -m experiments.train --config=configs/vit_fashion_mnist.py:end_to_end --workdir=runs/fashion_twin
-    python -m experiments.evaluate --workdir runs/fashion_blocks runs/fashion_twin
+    python -m experiments.prepare_data fashion_mnist *-ubyte.gz --data_dir=~/tensorflow_datasets
+    python -m experiments.train --config=configs/vit_fashion_mnist.py --workdir=runs/fashion
+    python -m experiments.train --config=configs/vit_fashion_mnist.py:end_to_end --workdir=runs/twin
+    python -m experiments.evaluate --workdir runs/fashion runs/twin
 
 `blocks` cuts 6 layers into 3 blocks; `end_to_end` is the plain ViT by back-propagation.
 """

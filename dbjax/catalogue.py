@@ -144,6 +144,7 @@ def _one_block(settings: Settings, depth: int) -> Partition:
 def _noprop_blocks(settings: Settings, info: DatasetInfo) -> LabelDenoisingTask:
     network = _noprop_network(settings, info, timed=True)
     _check_one_network_each(settings)
+    _check_embedding(settings)
     return _label_denoising(settings, info, network)
 
 

@@ -34,7 +34,7 @@ class BlockState:
     step: Any
     params: Params
     opt_state: Any
-    ema: Params | None
+    ema: Any
 
     @property
     def weights(self) -> Params:

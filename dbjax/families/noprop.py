@@ -6,7 +6,6 @@ holds one of them; nothing but the embedding passes from block to block.
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -112,14 +111,13 @@ class ImageBranch(nnx.Module):
         self, config: NoPropConfig, image_shape: tuple[int, int, int], *, rngs: nnx.Rngs
     ) -> None:
         self.rate, self.batch_norm = config.dropout, config.batch_norm
-        sizes = [image_shape[2], *config.channels]
-        padding = config.padding.upper()
-        self.convolutions = nnx.List(
-            [
-                nnx.Conv(a, b, kernel_size=(3, 3), padding=padding, rngs=rngs)
-                for a, b in itertools.pairwise(sizes)
-            ]
+        first, second, third = config.channels
+        conv = functools.partial(
+            nnx.Conv, kernel_size=(3, 3), padding=config.padding.upper(), rngs=rngs
         )
+        self.first = conv(image_shape[2], first)
+        self.second = conv(first, second)
+        self.third = conv(second, third)
         lost = 2 if config.padding == "valid" else 0
         sides = [((side - lost) // 2 - 2 * lost) // 2 for side in image_shape[:2]]
         require(
@@ -139,15 +137,17 @@ class ImageBranch(nnx.Module):
         x = self.out(self._features(image, key), key is not None)
         return x if self.batch_norm else jax.nn.relu(x)
 
-    def _features(self, x: Array, key: PRNGKeyArray | None = None) -> Array:
-        for i, (convolution, k) in enumerate(
-            zip(self.convolutions, split_key(key, 3), strict=True)
-        ):
-            x = jax.nn.relu(convolution(x))
-            if i != 1:
-                x = nnx.max_pool(x, (2, 2), strides=(2, 2))
-            x = dropout(x, self.rate, k)
+    def _features(self, x: Array, key: PRNGKeyArray | None) -> Array:
+        keys = split_key(key, 3)
+        x = dropout(_pool(jax.nn.relu(self.first(x))), self.rate, keys[0])
+        x = dropout(jax.nn.relu(self.second(x)), self.rate, keys[1])
+        x = dropout(_pool(jax.nn.relu(self.third(x))), self.rate, keys[2])
         return x.reshape(len(x), -1)
+
+
+def _pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w channels"]:
+    """The largest of each 2 x 2."""
+    return nnx.max_pool(x, (2, 2), strides=(2, 2))
 
 
 class LabelBranch(nnx.Module):

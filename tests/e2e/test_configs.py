@@ -4,14 +4,17 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from dbjax.build import build
+from dbjax.build import build, read_settings, task_and_trainer
 from dbjax.config import load_config
 from dbjax.data import DatasetInfo, in_memory_dataset, write_latents
+from dbjax.data.registry import describe_dataset
 from dbjax.errors import SettingError
 from dbjax.monitor import read_journal
+from dbjax.partition import sampling_grid
 from experiments import cli, evaluate, report, sample, train
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -77,8 +80,40 @@ def test_shipped_configs_train_and_sample(name, tmp_path, monkeypatch):
     assert (run / "samples" / "samples_path.png").stat().st_size > 0
 
 
+NOPROP = ("dt", "ct", "fm", "backprop", "blocks")
+CLASSIFIERS = {
+    **dict.fromkeys(
+        ("vit_digits", "vit_fashion_mnist", "vit_cifar100", "vit_tiny_imagenet"),
+        ("blocks", "end_to_end"),
+    ),
+    **dict.fromkeys(("ff_digits", "ff_cifar100"), ("forward_forward", "contrastive", "end_to_end")),
+    **dict.fromkeys(("noprop_digits", "noprop_mnist", "noprop_cifar10", "noprop_cifar100"), NOPROP),
+}
+"""Classifiers of each kind run in tests/contract/test_methods.py."""
+
+
 def test_every_shipped_config_is_tested():
-    assert {path.stem for path in CONFIGS.glob("*.py")} == {*SHRUNK, "vit_digits"}
+    assert {path.stem for path in CONFIGS.glob("*.py")} == {*SHRUNK, *CLASSIFIERS}
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"), [(name, v) for name, variants in CLASSIFIERS.items() for v in variants]
+)
+def test_shipped_classifiers_make_their_task(name, variant):
+    """In all their size, without their data."""
+    settings = read_settings(load_config(f"{CONFIGS / name}.py:{variant}"))
+    info = describe_dataset(settings.data).info
+    task, trainer = task_and_trainer(settings, info)
+    assert task.partition.num_blocks == {"blocks": task.partition.num_blocks, "dt": 10}.get(
+        variant, 1
+    )
+    grid = sampling_grid(
+        task.partition, task.noise, settings.sampling.num_steps, settings.sampling.grid
+    )
+    # Each block is asked as often as the others, but for what does not divide.
+    counts = [grid.blocks.count(b) for b in range(task.partition.num_blocks)]
+    assert max(counts) - min(counts) <= 1
+    assert jax.eval_shape(lambda: trainer.init(0)).params["layers"]
 
 
 def test_a_classifier_and_its_twin_train_and_one_is_evaluated(tmp_path):
@@ -97,9 +132,11 @@ def test_a_classifier_and_its_twin_train_and_one_is_evaluated(tmp_path):
     assert 0 < results["negative_log_likelihood"] < 10
     assert 0 <= results["calibration_error"] <= 1
     assert results["layer_evaluations_per_sample"] == 3
-    for program in (sample, report):
-        with pytest.raises(SettingError, match=r"family.* is 'vit'; allowed: dit or mlp"):
-            program.main([f"--workdir={runs[0]}", *(["--out=x"] if program is report else [])])
+    with pytest.raises(SettingError, match=r"family.* is 'vit'; allowed: dit or mlp"):
+        sample.main([f"--workdir={runs[0]}"])
+    evaluate.main(["--workdir", str(runs[1]), "--num_noises=2"])
+    report.main(["--workdir", *map(str, runs), f"--out={tmp_path / 'report.html'}"])
+    assert "Accuracy" in (tmp_path / "report.html").read_text()
 
 
 def test_two_runs_are_evaluated_side_by_side_and_reported(tmp_path):

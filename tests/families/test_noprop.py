@@ -126,7 +126,7 @@ def test_learned_embeddings(embedding: str, width: int, inputs: Any) -> None:
     assert table.shape == (CLASSES, width)
     if embedding == "prototype":
         np.testing.assert_array_equal(table, rows)
-        assert "convolutions" in params["layers"]["label"]
+        assert "third" in params["layers"]["label"]
     else:
         np.testing.assert_allclose(table @ table.T, np.eye(CLASSES), atol=1e-5)
     z = jnp.ones((BATCH, width))
