@@ -25,10 +25,14 @@ Operation = Callable[[np.ndarray], np.ndarray]
 def flip(
     images: Shaped[np.ndarray, "batch height width channels"], rng: np.random.Generator
 ) -> Shaped[np.ndarray, "batch height width channels"]:
-    """Mirrors each image left to right with probability one half, in place."""
+    """Mirrors each image left to right with probability one half, in place if contiguous."""
     chosen = rng.random(len(images)) < 0.5
-    images[chosen] = images[chosen, :, ::-1]
-    return images
+    size, height, width, channels = images.shape
+    # By whole rows: numpy moves the few bytes of one pixel at a time far more slowly.
+    rows = images.reshape(size, height, width * channels)
+    mirrored = np.arange(width * channels).reshape(width, channels)[::-1].reshape(-1)
+    rows[chosen] = rows[chosen].take(mirrored, axis=2)
+    return rows.reshape(images.shape)
 
 
 def crop(
@@ -57,14 +61,30 @@ def rand_augment(
       magnitude: of all of them, 0 to `BINS - 1`; 0 leaves out all but auto-contrast, equalising
         and what solarising does to white.
     """
-    planes = np.ascontiguousarray(np.moveaxis(images, -1, 1))
     operations = list_operations(magnitude, *images.shape[1:3])
+    # Those that know no direction are in the list twice, but take their images all at once.
+    distinct = list(dict.fromkeys(operations))
+    number = np.array([distinct.index(operation) for operation in operations])
+    size, height, width, channels = images.shape
+    planes = np.empty((size, channels, height, width), images.dtype)
+    # Channel by channel, in and out: several times as fast as numpy's copy of a moved axis.
+    for channel in range(channels):
+        planes[:, channel] = images[..., channel]
+    place = np.arange(size)
     for _ in range(num_ops):
-        drawn = rng.integers(len(operations), size=len(images))
-        for number in np.unique(drawn):
-            chosen = np.flatnonzero(drawn == number)
-            planes[chosen] = operations[number](planes[chosen])
-    return np.ascontiguousarray(np.moveaxis(planes, 1, -1))
+        drawn = number[rng.integers(len(operations), size=size)][place]
+        # Images that drew the same operation come to lie side by side.
+        order = np.argsort(drawn)
+        planes, place = planes[order], place[order]
+        ends = np.cumsum(np.bincount(drawn, minlength=len(distinct))).tolist()
+        for operation, start, end in zip(distinct, [0, *ends[:-1]], ends, strict=True):
+            if start < end:
+                planes[start:end] = operation(planes[start:end])
+    planes = planes[np.argsort(place)]
+    result = np.empty_like(images)
+    for channel in range(channels):
+        result[..., channel] = planes[:, channel]
+    return result
 
 
 @functools.lru_cache
@@ -74,6 +94,12 @@ def list_operations(magnitude: int, height: int, width: int) -> list[Operation]:
     Each takes and returns uint8 `[batch, channels, height, width]`.
     """
     share = magnitude / (BINS - 1)
+    undirected: list[Operation] = [
+        functools.partial(_posterize, bits=8 - round(4 * share)),
+        functools.partial(_solarize, threshold=255 * (1 - share)),
+        _autocontrast,
+        _equalize,
+    ]
     operations: list[Operation] = []
     for sign in (1, -1):
         warp = functools.partial(_warp, height=height, width=width)
@@ -82,7 +108,7 @@ def list_operations(magnitude: int, height: int, width: int) -> list[Operation]:
         cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
         x, y = width / 2, height / 2
         operations += [
-            lambda planes: planes,
+            _identity,
             warp((1.0, shear, 0.0), (0.0, 1.0, 0.0)),
             warp((1.0, 0.0, 0.0), (shear, 1.0, 0.0)),
             warp((1.0, 0.0, -right), (0.0, 1.0, 0.0)),
@@ -92,12 +118,13 @@ def list_operations(magnitude: int, height: int, width: int) -> list[Operation]:
             functools.partial(_color, factor=factor),
             functools.partial(_contrast, factor=factor),
             functools.partial(_sharpness, factor=factor),
-            functools.partial(_posterize, bits=8 - round(4 * share)),
-            functools.partial(_solarize, threshold=255 * (1 - share)),
-            _autocontrast,
-            _equalize,
+            *undirected,
         ]
     return operations
+
+
+def _identity(planes: np.ndarray) -> np.ndarray:
+    return planes
 
 
 def _warp(
@@ -116,7 +143,10 @@ def _warp(
 def _blend(planes: np.ndarray, other: np.ndarray, factor: float) -> np.ndarray:
     """`other` at factor 0, the image at 1, and beyond."""
     start = other.astype(np.float32)
-    mixed = start + np.float32(factor) * (planes - start)
+    mixed = planes.astype(np.float32)
+    mixed -= start
+    mixed *= np.float32(factor)
+    mixed += start
     return np.clip(mixed, 0, 255, out=mixed).astype(np.uint8)
 
 
@@ -156,26 +186,42 @@ def _autocontrast(planes: np.ndarray) -> np.ndarray:
     low, high = (extreme(planes, axis=(2, 3), keepdims=True) for extreme in (np.min, np.max))
     spread = np.subtract(high, low, dtype=np.float64)
     scale = 255 / np.maximum(spread, 1)
-    stretched = np.clip(planes * scale - low * scale, 0, 255).astype(np.uint8)
-    return np.where(spread > 0, stretched, planes)
+    levels = np.arange(256)
+    stretched = np.clip(levels * scale - low * scale, 0, 255)
+    table = np.where(spread > 0, stretched, levels).astype(np.uint8)
+    return _look_up(table.reshape(-1, 256), _levels(planes)).reshape(planes.shape)
 
 
 def _equalize(planes: np.ndarray) -> np.ndarray:
     """Spreads the levels of each channel of each image evenly, as Pillow does."""
     pixels = planes.reshape(-1, planes.shape[2] * planes.shape[3])
-    levels = pixels + 256 * np.arange(len(pixels))[:, np.newaxis]
+    levels = _levels(planes)
     counts = np.bincount(levels.reshape(-1), minlength=256 * len(pixels)).reshape(-1, 256)
     brightest = np.take_along_axis(counts, pixels.max(axis=1, keepdims=True), axis=1)
     step = (pixels.shape[1] - brightest) // 255
     below = np.cumsum(counts, axis=1) - counts
     table = np.minimum((step // 2 + below) // np.maximum(step, 1), 255)
     table = np.where(step > 0, table, np.arange(256)).astype(np.uint8)
-    return table.reshape(-1)[levels].reshape(planes.shape)
+    return _look_up(table, levels).reshape(planes.shape)
+
+
+def _levels(planes: np.ndarray) -> Int[np.ndarray, "planes pixels"]:
+    """Pixels as places in a table with 256 entries for each channel of each image."""
+    pixels = planes.reshape(-1, planes.shape[2] * planes.shape[3])
+    return pixels + 256 * np.arange(len(pixels))[:, np.newaxis]
+
+
+def _look_up(
+    table: UInt8[np.ndarray, "planes 256"], levels: Int[np.ndarray, "planes pixels"]
+) -> UInt8[np.ndarray, "planes pixels"]:
+    return table.reshape(-1).take(levels)
 
 
 def _grey(planes: np.ndarray) -> Int[np.ndarray, "batch 1 height width"]:
     """Luminance (ITU-R 601), 0 to 255."""
     if planes.shape[1] == 1:
         return planes.astype(np.int32)
-    red, green, blue = np.moveaxis(planes.astype(np.int32), 1, 0)
-    return (19595 * red + 38470 * green + 7471 * blue + 0x8000 >> 16)[:, np.newaxis]
+    grey = np.full(planes[:, :1].shape, 0x8000, np.int32)
+    for channel, weight in enumerate((19595, 38470, 7471)):
+        grey += planes[:, channel : channel + 1] * np.int32(weight)
+    return grey >> 16
