@@ -16,7 +16,11 @@ from dbjax.build import default_config
 def get_config(variant: str = "blocks") -> ConfigDict:
     config = default_config({"blocks": "vit", "end_to_end": "plain_vit"}[variant])
     config.model.update(patch_size=7, depth=6, width=64, num_heads=4, mlp_hidden=256)
+    if variant == "blocks":
+        # As released, blocks learn slowly to look past the noise of the label's token.
+        config.model.update(layout="paper", label_scale=0.1, gates=1)
     config.partition.num_blocks = {"blocks": 3, "end_to_end": 1}[variant]
+    # Below sigma = 0.2 an embedding tells its label by itself, and beyond 20 nothing.
     config.noise.update(p_mean=0.5, p_std=1.0, sigma_min=0.2, sigma_max=20.0)
     config.optimizer.update(
         learning_rate={"blocks": 2e-3, "end_to_end": 1e-3}[variant],

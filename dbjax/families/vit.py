@@ -48,6 +48,11 @@ class ViTConfig:
         layout: where the noisy label is and what is read. `released`: it stands in the class
             token's place and is read, as in the released code. `paper`: it follows class token and
             patches, and the class token is read (appendix B). The plain ViT has none of this.
+        label_scale: factor of the noisy label when it becomes a token. At 1, as released, it starts
+            several times as large as the patches beside it, and blocks learn slowly to look past
+            its noise; configs/vit_fashion_mnist.py has what 0.1 is worth.
+        gates: what the gates of the block-wise network's layers start at: 0, as released, which
+            makes every layer the identity; or 1, as if there were none.
         dtype: what matrices are multiplied in, float32 or bfloat16; parameters, residual stream,
             normalisation, softmax and output are float32 in any case.
 
@@ -62,6 +67,8 @@ class ViTConfig:
     mlp_hidden: int = 3072
     dropout: float = 0.1
     layout: str = "released"
+    label_scale: float = 1.0
+    gates: int = 0
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -79,6 +86,8 @@ class ViTConfig:
         )
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "a number in [0, 1)")
         require(self.layout in LAYOUTS, "model.layout", self.layout, ", ".join(LAYOUTS))
+        require(self.gates in (0, 1), "model.gates", self.gates, "0 or 1")
+        require(self.label_scale > 0, "model.label_scale", self.label_scale, "a number above 0")
         require(self.dtype in DTYPES, "model.dtype", self.dtype, ", ".join(DTYPES))
 
     @property
@@ -114,6 +123,7 @@ class Backbone(nnx.Module):
             f"a common divisor of the image's sides {height} and {width}",
         )
         self.patch_size, self.dropout = patch, config.dropout
+        self.label_scale = config.label_scale
         num_tokens = (height // patch) * (width // patch) + class_token + label_token
         self.patches = normal_linear(
             patch * patch * channels, config.width, dtype=config.dtype, rngs=rngs
@@ -135,7 +145,7 @@ class Backbone(nnx.Module):
         With a class token, the noisy label, if there is one, is the last.
         """
         patches = self.patches(patchify(image, self.patch_size)).astype(jnp.float32)
-        label = [] if z is None else [z[:, None, :]]
+        label = [] if z is None else [self.label_scale * z[:, None, :]]
         if self.class_token is None:
             tokens = [*label, patches]
         else:
@@ -188,7 +198,7 @@ class ViT(StackedNetwork):
     """The raw network F on label embeddings: pure functions of parameters, and no parameters.
 
     Initial weights are N(0, 0.02^2) and biases zero, but modulations and classifier start at zero:
-    every layer is the identity, and all logits are 0 (released code).
+    with gates of 0 every layer is the identity, and all logits are 0 (released code).
 
     Attributes:
         width: features of a token and of a label's embedding.
@@ -212,7 +222,10 @@ class ViT(StackedNetwork):
             config.depth,
             functools.partial(Interface, config, image_shape, num_classes),
             functools.partial(
-                ModulatedEncoderLayer, condition_width=config.condition_width, **config.layer
+                ModulatedEncoderLayer,
+                condition_width=config.condition_width,
+                gates=config.gates,
+                **config.layer,
             ),
         )
         self.width, self.num_classes = config.width, num_classes

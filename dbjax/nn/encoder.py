@@ -66,10 +66,12 @@ class ModulatedEncoderLayer(SubLayers):
         *,
         condition_width: int,
         dropout: float,
+        gates: int = 0,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
         super().__init__(width, num_heads, mlp_hidden, dropout=dropout, dtype=dtype, rngs=rngs)
+        self.gates = gates
         self.modulation = ActivatedModulation(
             width, 6, condition_width=condition_width, dtype=dtype, rngs=rngs
         )
@@ -80,10 +82,10 @@ class ModulatedEncoderLayer(SubLayers):
         condition: Float[Array, "batch condition"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "batch tokens width"]:
-        """One residual layer; the identity at initialisation, when both gates are zero."""
+        """One residual layer; at initialisation both gates are `gates`."""
         attention_key, mlp_key = split_key(key, 2)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)
         modulated = modulate(self.attention_norm(tokens), shift_a, scale_a)
-        tokens = tokens + gate_a * self.attention(modulated, attention_key)
+        tokens = tokens + (self.gates + gate_a) * self.attention(modulated, attention_key)
         modulated = modulate(self.mlp_norm(tokens), shift_m, scale_m)
-        return tokens + gate_m * self.mlp(modulated, mlp_key)
+        return tokens + (self.gates + gate_m) * self.mlp(modulated, mlp_key)

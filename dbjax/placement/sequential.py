@@ -108,7 +108,7 @@ class Sequential:
                 self._steps[block] += num_steps
                 # Dispatch runs ahead: without waiting, several blocks would be on the device.
                 leaving = jax.block_until_ready(leaving) and None
-                if self._visit is None:
+                if self._visit is None and len(self._states) > 1:
                     self._time(begin, block, num_steps, metrics)
                 if self._steps[block] == stop:
                     # The caller may break off at any yield: all that ends the visit comes before.

@@ -351,6 +351,29 @@ def test_every_pixel_and_the_label_reach_the_output(inputs, layout):
         assert not leaf[jnp.array([0, 2])].any()
 
 
+def test_gates_can_start_open(params, inputs):
+    """Layers of gates that stay 1 are those of the plain network."""
+    closed = {**params, "layers": {**params["layers"]}}
+    closed["layers"]["modulation"] = jax.tree.map(jnp.zeros_like, params["layers"]["modulation"])
+    z, c_noise, image = (wide(x) for x in inputs)
+    found = jax.jit(tiny(gates=1).apply)(closed, *inputs)
+    p, expected = wide(params), []
+    layer = jax.tree.map(lambda leaf: leaf[0], p["layers"])
+    for i in range(BATCH):
+        x = reference_tokens(p["interface"], image[i], z[i])
+        x = x + self_attention(layer["attention"], norm(layer["attention_norm"], x))
+        x = x + mlp(layer["mlp"], norm(layer["mlp_norm"], x))
+        expected.append(norm(p["interface"]["norm"], x)[0])
+    assert relative_distance(found, expected) < 1e-5
+
+
+def test_the_label_can_be_made_smaller(params, inputs):
+    z, c_noise, image = inputs
+    smaller = jax.jit(tiny(label_scale=0.1).apply)(params, z, c_noise, image)
+    assert relative_distance(smaller, apply["released"](params, 0.1 * z, c_noise, image)) < 1e-6
+    assert relative_distance(smaller, apply["released"](params, z, c_noise, image)) > 1e-2
+
+
 def test_a_missing_image_is_zeros(params, inputs):
     z, c_noise, image = inputs
     missing = apply["released"](params, z, c_noise)
@@ -392,6 +415,8 @@ def test_bfloat16_keeps_parameters_and_output_in_float32(params, inputs):
         ({"num_heads": 0}, r"model\.num_heads is 0"),
         ({"mlp_hidden": 0}, r"model\.mlp_hidden is 0"),
         ({"dropout": 1.0}, r"model\.dropout is 1\.0; allowed: a number in \[0, 1\)"),
+        ({"gates": 2}, r"model\.gates is 2; allowed: 0 or 1"),
+        ({"label_scale": 0.0}, r"model\.label_scale is 0\.0; allowed: a number above 0"),
         ({"layout": "mean"}, r"model\.layout is 'mean'; allowed: released, paper"),
         ({"dtype": "float16"}, r"model\.dtype is 'float16'; allowed: float32, bfloat16"),
     ],
