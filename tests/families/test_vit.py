@@ -355,7 +355,7 @@ def test_gates_can_start_open(params, inputs):
     """Layers of gates that stay 1 are those of the plain network."""
     closed = {**params, "layers": {**params["layers"]}}
     closed["layers"]["modulation"] = jax.tree.map(jnp.zeros_like, params["layers"]["modulation"])
-    z, c_noise, image = (wide(x) for x in inputs)
+    z, _, image = (wide(x) for x in inputs)
     found = jax.jit(tiny(gates=1).apply)(closed, *inputs)
     p, expected = wide(params), []
     layer = jax.tree.map(lambda leaf: leaf[0], p["layers"])
