@@ -14,59 +14,24 @@ Budgets:
 import argparse
 import dataclasses
 import json
-import re
-import runpy
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from dbjax.build import Setup, build
-from dbjax.catalogue import FAMILIES, GENERATIVE
+from dbjax.build import build
 from dbjax.checkpoint import Checkpoints
-from dbjax.config import load_config
-from dbjax.data import make_stream
-from dbjax.errors import SettingError, require
-from dbjax.flops import prediction_flops, update_flops
+from dbjax.errors import require
+from dbjax.flops import prediction_flops
 from dbjax.workdir import claim, read_config
 from experiments import cli, train
+from experiments.compare_methods import BUDGETS, Method, budget_steps, named, read_methods
 from experiments.compare_output import Row, text_table, write_output
 from experiments.evaluate import evaluate
 from experiments.provenance import provenance
-
-BUDGETS = ("steps", "compute")
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """One line of the comparison.
-
-    Attributes:
-        name: what to call it.
-        file: of its config, with the variant.
-        config: with all overrides, and the first seed.
-        flops: of one update of each block.
-    """
-
-    name: str
-    file: str
-    config: ConfigDict
-    flops: Sequence[int]
-
-    @property
-    def slug(self) -> str:
-        """Its name as that of a folder."""
-        return _slug(self.name)
-
-    def seeded(self, seed: int, steps: int) -> ConfigDict:
-        """The config of one run: the `seed`-th, counted from 0, with so many steps."""
-        config = self.config.copy_and_resolve_references()
-        config.update(seed=config.seed + seed)
-        config.training.steps = steps
-        return config
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -79,31 +44,29 @@ def main(arguments: Sequence[str]) -> None:
         overrides = [*overrides, f"--config.training.steps={args.steps}"]
     methods = read_methods(named(args.method, args.methods), overrides, args.seeds)
     steps = budget_steps(methods, args.budget)
+    # All methods of a seed before the next seed: what is there after a stop compares.
     runs = {
-        (method.name, seed): args.workdir / method.slug / f"seed_{method.config.seed + seed}"
+        (method.name, seed): _run(args.workdir, method, seed, steps[method.name])
         for seed in range(args.seeds)
         for method in methods
     }
-    configs = {
-        (method.name, seed): method.seeded(seed, steps[method.name])
-        for seed in range(args.seeds)
-        for method in methods
-    }
-    for run, path in runs.items():
-        _check_steps(path, configs[run].training.steps)
-    for run, path in runs.items():
-        claim(path, configs[run])
-    for number, (run, path) in enumerate(runs.items(), start=1):
-        print(f"{number} of {len(runs)}: {run[0]}, {path.name}", flush=True)
-        _train(path, configs[run])
+    for path, config in runs.values():
+        _check_steps(path, config.training.steps)
+    for path, config in runs.values():
+        claim(path, config)
+    for number, ((name, _), (path, config)) in enumerate(runs.items(), start=1):
+        print(f"{number} of {len(runs)}: {name}, {path.name}", flush=True)
+        _train(path, config)
     found: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
     for seed in range(args.seeds):
-        # Side by side are the runs of one seed: of all, there may be too many for the memory.
-        setups = {runs[m.name, seed]: build(configs[m.name, seed]) for m in methods}
         print(f"evaluate seed {seed + 1} of {args.seeds}", flush=True)
-        results = evaluate(setups, num_noises=num_noises)
-        for method in methods:
-            found[method.name].append(results[runs[method.name, seed]])
+        # Side by side are the runs of one seed: of all, there may be too many for the memory.
+        of_seed = {method.name: runs[method.name, seed] for method in methods}
+        results = evaluate(
+            {path: build(config) for path, config in of_seed.values()}, num_noises=num_noises
+        )
+        for name, (path, _) in of_seed.items():
+            found[name].append(results[path])
     rows = [_row(method, found[method.name]) for method in methods]
     summary = {
         "budget": args.budget,
@@ -159,111 +122,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def named(
-    texts: Iterable[str], file: Path | None
-) -> list[tuple[str, tuple[str, Mapping[str, Any]]]]:
-    """Name, config file and own overrides of the methods of a command line.
-
-    Args:
-        texts: of --method.
-        file: of --methods, if there is one.
-
-    Raises:
-        SettingError: if there are none, or two are called the same.
-    """
-    methods: list[tuple[str, tuple[str, Mapping[str, Any]]]] = []
-    if file is not None:
-        methods += _read_file(file).items()
-    for text in texts:
-        name, equals, config = text.partition("=")
-        if not equals:
-            path, _, variant = text.partition(".py:")
-            name, config = f"{Path(path).stem} {variant}".strip(), text
-        methods.append((name.strip(), (config, {})))
-    require(bool(methods), "number of methods", 0, "1 or more, from --method or --methods")
-    slugs = [_slug(name) for name, _ in methods]
-    for slug, (name, _) in zip(slugs, methods, strict=True):
-        require(bool(slug), "name of a method", name, "one with letters or digits")
-        require(slugs.count(slug) == 1, "name of a method", name, "names that differ in letters")
-    return methods
-
-
-def read_methods(
-    methods: Iterable[tuple[str, tuple[str, Mapping[str, Any]]]],
-    overrides: Sequence[str],
-    num_seeds: int = 1,
-) -> list[Method]:
-    """The methods, all built once to see that they can be.
-
-    Args:
-        methods: as from `named`.
-        overrides: of all configs, as on the command line.
-        num_seeds: runs of each.
-
-    Raises:
-        SettingError: for a config that cannot be used, or one that does not compare.
-    """
-    result = []
-    for name, (file, own) in methods:
-        given = [*(f"{key}={value}" for key, value in own.items()), *overrides]
-        try:
-            config = load_config(file, given)
-            setup = build(config)
-            _check(setup, num_seeds)
-        except SettingError as error:
-            raise SettingError(f"method {name!r}: {error}") from error
-        result.append(Method(name, file, config, update_flops(setup.trainer, _batch(setup))))
-    check_alike(result)
-    return result
-
-
-def check_alike(methods: Iterable[Method]) -> None:
-    """Refuses methods whose accuracies are of different images.
-
-    Raises:
-        SettingError: if they are.
-    """
-    data = sorted({method.config.data.name for method in methods})
-    require(len(data) == 1, "data.name of the methods", data, "the same data for all")
-
-
-def budget_steps(methods: Sequence[Method], budget: str) -> dict[str, int]:
-    """Steps of each block, by the method's name.
-
-    Args:
-        methods: of which the first sets the FLOPs of all, with `compute`.
-        budget: `steps` or `compute`.
-    """
-    first = methods[0]
-    steps = {method.name: method.config.training.steps for method in methods}
-    if budget == "steps":
-        return steps
-    total = steps[first.name] * sum(first.flops)
-    return {method.name: max(round(total / sum(method.flops)), 1) for method in methods}
-
-
-def _read_file(file: Path) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
-    require(file.is_file(), "--methods", str(file), "a Python file with get_methods()")
-    try:
-        found = runpy.run_path(str(file))["get_methods"]()
-        return {name: (config, dict(own)) for name, (config, own) in found.items()}
-    except Exception as error:
-        kind = type(error).__name__
-        raise SettingError(
-            f"{file} fails with {kind}: {error}; allowed: a file whose get_methods() returns "
-            "{name: (config, {override: value})}"
-        ) from error
-
-
-def _check(setup: Setup, num_seeds: int) -> None:
-    """Refuses what cannot be trained here or be compared."""
-    family, placement = setup.config.family, setup.placement.name
-    classifiers = " or ".join(repr(name) for name in FAMILIES if name not in GENERATIVE)
-    require(family not in GENERATIVE, "family", family, f"a classifier: {classifiers}")
-    allowed = "any other: methods are trained in this process"
-    require(placement != "isolated", "placement.name", placement, allowed)
-    last = setup.config.seed + num_seeds - 1
-    require(last < 2**31, "the last seed", last, "a whole number from 0 to 2^31 - 1")
+def _run(workdir: Path, method: Method, seed: int, steps: int) -> tuple[Path, ConfigDict]:
+    """Folder and config of one run."""
+    config = method.seeded(seed, steps)
+    return workdir / method.slug / f"seed_{config.seed}", config
 
 
 def _check_steps(path: Path, steps: int) -> None:
@@ -320,16 +182,6 @@ def _row(method: Method, results: Sequence[Mapping[str, Any]]) -> Row:
         seconds_per_round=len(steps) * statistics.median(r["seconds_per_step"] for r in results),
         train_bytes=results[0]["train_bytes"]["total"],
     )
-
-
-def _batch(setup: Setup) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shape of one batch of one block."""
-    example = make_stream(setup.dataset, setup.data, seed=setup.trainer.seed, block=0).take(1)
-    return {key: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for key, x in example.items()}
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
 """The comparison: one whole run, its outputs, resuming it, budgets, refusals, the figure."""
 
+import contextlib
 import csv
 import json
 import re
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from dbjax.config import load_config
 from dbjax.errors import SettingError
-from experiments import cli, compare, evaluate, train
+from experiments import cli, compare, compare_methods, evaluate, train
 from experiments.compare_output import Row, comparison_figure, show_flops, text_table
 
 BLOCKS, TWIN = "configs/vit_digits.py:blocks", "configs/vit_digits.py:end_to_end"
@@ -41,12 +43,21 @@ def arguments(folder):
     return [f"--methods={file}", f"--workdir={folder / 'runs'}", "--steps=3", "--seeds=2", *TINY]
 
 
+@contextlib.contextmanager
+def quick_compilation():
+    """Programs that run for a few steps only need not be fast."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A comparison of two methods that has been made; its folder and arguments."""
     folder = tmp_path_factory.mktemp("compare")
     given = arguments(folder)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, quick_compilation():
         # What takes long to compile and is tested elsewhere.
         patch.setattr(evaluate, "diagnose", lambda *_, **__: {})
         patch.setattr(evaluate, "loss_over_noise", lambda *_: [])
@@ -144,23 +155,23 @@ def runs(folder):
 
 def method(name, steps, *flops):
     config = load_config(TWIN, {"training.steps": steps})
-    return compare.Method(name, TWIN, config, flops)
+    return compare_methods.Method(name, TWIN, config, flops)
 
 
 def test_the_budget_of_steps_is_that_of_each_config():
     methods = [method("a", 100, 5, 5), method("b", 30, 7)]
-    assert compare.budget_steps(methods, "steps") == {"a": 100, "b": 30}
+    assert compare_methods.budget_steps(methods, "steps") == {"a": 100, "b": 30}
 
 
 def test_the_budget_of_compute_is_what_the_first_method_spends():
     methods = [method("a", 100, 5, 5), method("b", 30, 8), method("c", 30, 10, 20, 10)]
-    steps = compare.budget_steps([*methods, method("d", 1, 10**6)], "compute")
+    steps = compare_methods.budget_steps([*methods, method("d", 1, 10**6)], "compute")
     assert steps == {"a": 100, "b": 125, "c": 25, "d": 1}
 
 
 def test_steps_and_overrides_reach_every_config():
     overrides = [*TINY, "--config.training.steps=7"]
-    blocks, twin = compare.read_methods(METHODS, overrides)
+    blocks, twin = compare_methods.read_methods(METHODS, overrides)
     assert (blocks.config.training.steps, twin.config.training.steps) == (7, 7)
     assert blocks.config.partition.num_blocks == 2
     assert blocks.config.model.width == twin.config.model.width == 12
@@ -170,14 +181,14 @@ def test_steps_and_overrides_reach_every_config():
 
 
 def test_names_come_from_the_command_line_or_the_file():
-    found = compare.named([f"blocks={BLOCKS}", TWIN, "configs/spiral.py"], None)
+    found = compare_methods.named([f"blocks={BLOCKS}", TWIN, "configs/spiral.py"], None)
     assert [name for name, _ in found] == ["blocks", "vit_digits end_to_end", "spiral"]
     assert [file for _, (file, _) in found] == [BLOCKS, TWIN, "configs/spiral.py"]
 
 
 @pytest.mark.parametrize("file", sorted(Path("configs/comparisons").glob("*.py")), ids=str)
 def test_shipped_comparisons_name_configs_that_can_be_read(file):
-    methods = compare.named([], file)
+    methods = compare_methods.named([], file)
     assert len(methods) >= 2
     configs = [load_config(path, own) for _, (path, own) in methods]
     assert len({config.data.name for config in configs}) == 1
@@ -228,8 +239,8 @@ def test_different_data_do_not_compare():
     one, other = method("a", 1, 1), method("b", 1, 1)
     other.config.data.name = "mnist"
     with pytest.raises(SettingError, match=r"data\.name of the methods .*the same data for all"):
-        compare.check_alike([one, other])
-    compare.check_alike([one])
+        compare_methods.check_alike([one, other])
+    compare_methods.check_alike([one])
 
 
 def row(name, accuracy, flops, size, seeds=3):
