@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -102,7 +103,7 @@ def _prototypes(dataset: Dataset) -> Any:
     info, source = dataset.info, dataset.source
     first = source.read(np.arange(min(len(source), PROTOTYPES_AMONG)))
     images = (first["image"].astype(np.float32) - info.mean) / info.std
-    return prototypes(images, first["label"], info.num_classes)
+    return jnp.asarray(prototypes(images, first["label"], info.num_classes))
 
 
 def _sections(family: str) -> dict[str, type]:

@@ -84,7 +84,11 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def evaluate(
-    setups: Mapping[Path, Setup], num_samples: int | None = None, num_noises: int = 1
+    setups: Mapping[Path, Setup],
+    num_samples: int | None = None,
+    num_noises: int = 1,
+    *,
+    quality_only: bool = False,
 ) -> dict[Path, dict[str, Any]]:
     """Results of each run, also written to its folder.
 
@@ -92,30 +96,33 @@ def evaluate(
         setups: of the runs, by their folders.
         num_samples: to draw from models that generate; None is as many as there are data.
         num_noises: walks that a prediction of models that classify is averaged over.
+        quality_only: leave out what other seeds of a method have alike (speed and memory) and what
+            explains (losses, diagnostics); most of the time goes there.
     """
     models = {
         path: session.load(setup.trainer, path, shared=setup.placement.interface == "shared")
         for path, setup in setups.items()
     }
-    seconds = _seconds_per_step(setups)
+    seconds = {} if quality_only else _seconds_per_step(setups)
     results = {}
     for path, setup in setups.items():
         task, model = setup.task, models[path]
         classifies = setup.config.family not in GENERATIVE
         if classifies:
-            found = _answers(setup, model, num_noises, path)
+            found = _answers(setup, model, num_noises, path, explain=not quality_only)
         else:
             found = _quality(setup, model, num_samples or setup.dataset.info.size, path)
         # The loss of a classifier that does not walk knows no noise.
-        if isinstance(task, LabelDenoiser) or not classifies:
-            found["loss_over_noise"] = loss_over_noise(task, model.blocks, _probe(setup))
+        if not quality_only:
+            if isinstance(task, LabelDenoiser) or not classifies:
+                found["loss_over_noise"] = loss_over_noise(task, model.blocks, _probe(setup))
+            found["train_bytes"] = _train_bytes(setup)
+            found["seconds_per_step"] = seconds[path]
         results[path] = {
             **found,
-            "train_bytes": _train_bytes(setup),
             "layer_evaluations_per_sample": (
                 found.get("num_noises", 1) * Sampler(task, setup.sampling).layer_evaluations
             ),
-            "seconds_per_step": seconds[path],
             "steps": {str(b): step for b, step in model.steps.items()},
             "layers": [len(own) for own in task.partition.layers],
             "edges_sigma": [float(task.noise.level(u)) for u in task.partition.edges],
@@ -144,7 +151,9 @@ def _check(
         require(value is None or value >= 1, name, value, "1 or more")
 
 
-def _answers(setup: Setup, model: session.Model, num_noises: int, path: Path) -> dict[str, Any]:
+def _answers(
+    setup: Setup, model: session.Model, num_noises: int, path: Path, *, explain: bool
+) -> dict[str, Any]:
     """Accuracy, likelihood and calibration on every test image; of a walk, where they come from."""
     task = setup.task
     walks = isinstance(task, LabelDenoiser)
@@ -173,7 +182,7 @@ def _answers(setup: Setup, model: session.Model, num_noises: int, path: Path) ->
     if num_noises > 1:
         each = [accuracy(one, label) for one in walked]
         results["accuracy_of_one_walk"] = {"mean": np.mean(each), "std": np.std(each, ddof=1)}
-    if walks:
+    if walks and explain:
         chosen = np.random.default_rng(0).permutation(size)[:DIAGNOSED]
         with tqdm(desc=f"diagnose {path.name}", unit="image") as bar:
             results["diagnostics"] = diagnose(

@@ -29,12 +29,15 @@ FAMILIES = {
     "mlp": "residual MLP",
     "vit": "vision transformer",
     "plain_vit": "plain vision transformer",
+    "noprop_blocks": "row of NoProp's networks",
 }
 LOSSES = {
     "dit": pictures.SQUARED_ERROR,
     "mlp": pictures.SQUARED_ERROR,
     "vit": "cross entropy",
     "plain_vit": "cross entropy",
+    "noprop_blocks": "cross entropy",
+    "noprop_backprop": "cross entropy",
 }
 """What families minimise; one that is not here has a loss of its own."""
 

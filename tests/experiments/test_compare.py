@@ -119,7 +119,7 @@ def test_a_second_call_trains_nothing(finished, monkeypatch, capsys):
     found = {path: json.loads((path / "evaluation.json").read_text()) for path in runs(folder)}
     monkeypatch.setattr(train, "main", None)
     monkeypatch.setattr(
-        compare, "evaluate", lambda setups, num_noises: {path: found[path] for path in setups}
+        compare, "evaluate", lambda setups, **_: {path: found[path] for path in setups}
     )
     compare.main(given)
     assert json.loads((folder / "compare.json").read_text())["rows"] == kept["rows"]
