@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import psutil
+import pytest
 
 from dbjax import session
 from dbjax.build import Setup, build
@@ -104,7 +105,8 @@ def until(found: Callable[[], psutil.Process | None], launcher: Launcher) -> psu
     raise AssertionError(f"the launcher has ended:\n{launcher.told}")
 
 
-def test_a_block_that_is_killed_and_a_launcher_that_is_stopped_change_nothing(tmp_path):
+@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_block_that_is_killed_and_a_launcher_that_is_stopped_change_nothing(tmp_path, kills):
     workdir = tmp_path / "run"
     setup = setup_of(STEPS)
 
@@ -120,14 +122,14 @@ def test_a_block_that_is_killed_and_a_launcher_that_is_stopped_change_nothing(tm
 
     launcher = Launcher(workdir, STEPS)
     moments = random.Random(0)
-    for _ in range(5):
+    for _ in range(kills):
         victim = launcher.wait_for(1)
         time.sleep(moments.uniform(0, 0.1))
         victim.kill()
         victim.wait()
     assert launcher.process.wait() == 0, launcher.told
     deaths = re.findall(r"block (\d) died and is started again: (.*)", launcher.told)
-    assert deaths == [("1", "killed by SIGKILL")] * 5
+    assert deaths == [("1", "killed by SIGKILL")] * kills
 
     assert same(session.load(setup.trainer, workdir).blocks, train(setup).blocks)
     rows = [(row["block"], row["step"]) for row in read_journal(workdir)]

@@ -59,10 +59,11 @@ def parameters(workdir: Path) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     ("kills", "overrides"),
     [
-        (10, ["--config.placement.name=sequential"]),
+        (3, ["--config.placement.name=sequential"]),
+        pytest.param(10, ["--config.placement.name=sequential"], marks=pytest.mark.slow),
         (2, ["--config.placement.interface=shared", "--config.placement.sync_every=25"]),
     ],
-    ids=["sequential-owned", "stacked-shared"],
+    ids=["sequential-owned", "sequential-owned-long", "stacked-shared"],
 )
 def test_killed_runs_end_with_the_same_bits(tmp_path, kills, overrides):
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
