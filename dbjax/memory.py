@@ -172,7 +172,7 @@ def _total(lowered: jax.stages.Lowered) -> int:
 
 
 def _gradients(trainer: Trainer, state: BlockState) -> int:
-    return _bytes(state.params["layers"] if trainer.freeze_interface else state.params)
+    return _bytes(trainer.trained(state.params))
 
 
 def _shape(trainer: Trainer, block: int) -> BlockState:

@@ -75,7 +75,7 @@ class Trainer:
         return BlockState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            opt_state=self.optimizer.init(self._trained(params)),
+            opt_state=self.optimizer.init(self.trained(params)),
             ema=jax.tree.map(_wide_copy, params) if self.ema_decay else None,
         )
 
@@ -94,7 +94,7 @@ class Trainer:
         blocks of one shape; `remat` is part of the program.
         """
         key = keys.derive(self.seed, "step", block, state.step)
-        trained = self._trained(state.params)
+        trained = self.trained(state.params)
 
         def loss(trained: Params) -> tuple[Float[Array, ""], Metrics]:
             return self.task.loss({**state.params, **trained}, batch, interval, key, remat=remat)
@@ -132,7 +132,7 @@ class Trainer:
         """(lower, upper) u that `block` trains on."""
         return jnp.asarray(self.task.partition.intervals[block], jnp.float32)
 
-    def _trained(self, params: Params) -> Params:
+    def trained(self, params: Params) -> Params:
         """The part of a block's parameters that is trained."""
         names = ("layers",) if self.freeze_interface else ("interface", "layers")
         return {name: params[name] for name in names}

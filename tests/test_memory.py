@@ -46,8 +46,9 @@ def trainer():
 
 def test_the_parts_of_a_step_are_known_from_shapes(trainer):
     found = step_memory(trainer, 1, BATCH)
-    # Four matrices of 2 x 2, float32; Adam's two moments and its counters.
-    assert (found.parameters, found.gradients, found.average) == (64, 64, 64)
+    # Four matrices of 2 x 2, float32, and two numbers that each layer measures and does not learn;
+    # Adam's two moments and its counters.
+    assert (found.parameters, found.gradients, found.average) == (80, 64, 80)
     assert 128 < found.optimizer <= 128 + 16
     assert found.total == found.state + found.activations
 
@@ -55,8 +56,9 @@ def test_the_parts_of_a_step_are_known_from_shapes(trainer):
 def test_sequential_holds_two_blocks_only_while_it_prefetches(trainer):
     ahead = placement_memory(PlacementConfig("sequential"), trainer, BATCH)
     alone = placement_memory(PlacementConfig("sequential", prefetch=False), trainer, BATCH)
-    # During the turn of the largest block one of the smaller is fetched: three matrices.
-    assert ahead.parameters - alone.parameters == 48
+    # During the turn of the largest block one of the smaller is fetched: three matrices,
+    # and what its layer measures.
+    assert ahead.parameters - alone.parameters == 56
     assert ahead.gradients == alone.gradients
     # And the counter of its steps.
     assert ahead.total - alone.total == ahead.state - alone.state + 4
@@ -69,7 +71,7 @@ def test_a_frozen_interface_has_no_gradients(trainer):
 
 def test_all_blocks_are_counted_where_all_are_on_the_device(trainer):
     found = placement_memory(PlacementConfig("stacked"), trainer, BATCH)
-    assert (found.parameters, found.gradients) == (160, 64)
+    assert (found.parameters, found.gradients) == (192, 64)
 
 
 def test_batches_of_a_dispatch_and_of_the_next_are_counted(trainer):

@@ -29,6 +29,8 @@ from dbjax.partition import PartitionConfig, make_partition
 from dbjax.sampling import Sampler, SamplingConfig, ancestral
 from dbjax.task import Estimate, Task
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CLASSES, WIDTH, BATCH = 3, 4, 6
 ROWS = np.random.default_rng(0).normal(size=(CLASSES, WIDTH)).astype("f4")
 NOISES = (CosineNoise(), GeometricNoise(), FlowNoise())

@@ -16,6 +16,8 @@ from dbjax.session import Model
 from dbjax.task import Task
 from tests.helpers import distance, same
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 VIT = {"model.depth": 3, "model.width": 12, "model.num_heads": 2, "model.mlp_hidden": 8}
 CNN = {"model.channels": (2, 2, 2), "model.width": 4, "partition.num_blocks": 1}

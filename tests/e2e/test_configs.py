@@ -17,6 +17,8 @@ from dbjax.monitor import read_journal
 from dbjax.partition import sampling_grid
 from experiments import cli, evaluate, report, sample, train
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL_DIT = [
     "--config.model.size=tiny",

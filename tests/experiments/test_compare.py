@@ -1,13 +1,11 @@
 """The comparison: one whole run, its outputs, resuming it, budgets, refusals, the figure."""
 
-import contextlib
 import csv
 import json
 import re
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -43,21 +41,12 @@ def arguments(folder):
     return [f"--methods={file}", f"--workdir={folder / 'runs'}", "--steps=3", "--seeds=2", *TINY]
 
 
-@contextlib.contextmanager
-def quick_compilation():
-    """Programs that run for a few steps only need not be fast."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, quick_compilation):
     """A comparison of two methods that has been made; its folder and arguments."""
     folder = tmp_path_factory.mktemp("compare")
     given = arguments(folder)
-    with pytest.MonkeyPatch.context() as patch, quick_compilation():
+    with pytest.MonkeyPatch.context() as patch:
         # What takes long to compile and is tested elsewhere.
         patch.setattr(evaluate, "diagnose", lambda *_, **__: {})
         patch.setattr(evaluate, "loss_over_noise", lambda *_: [])

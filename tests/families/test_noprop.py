@@ -15,6 +15,8 @@ from dbjax.families.noprop import LabelNet, NoPropConfig, NoPropNetwork, prototy
 from dbjax.noise import LogNormalNoise
 from tests.helpers import distance, relative_distance
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(0, impl="unsafe_rbg")  # draws of this kind compile fastest
 SHAPE, CLASSES, BATCH = (8, 8, 1), 3, 6
 SMALL: dict[str, Any] = {"channels": (2, 3, 4), "width": 8, "depth": 2}
