@@ -27,7 +27,7 @@ BATCH = {
     ("size", "image_shape", "num_blocks", "batch", "bound"),
     [
         ("S", (32, 32, 3), 3, 512, 0.36),
-        ("L", (32, 32, 4), 6, 64, 0.20),
+        pytest.param("L", (32, 32, 4), 6, 64, 0.20, marks=pytest.mark.slow),
     ],
 )
 def test_one_block_needs_its_share(size, image_shape, num_blocks, batch, bound):

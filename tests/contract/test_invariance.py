@@ -86,7 +86,9 @@ def test_isolated(blocks: list[int], references: dict[int, dict[int, BlockState]
 
 
 @needs_eight
-@pytest.mark.parametrize(("groups", "devices"), [(2, 2), (2, 8), (1, 8)])
+@pytest.mark.parametrize(
+    ("groups", "devices"), [(2, 2), (2, 8), pytest.param(1, 8, marks=pytest.mark.slow)]
+)
 def test_a_network_with_remat_and_other_optimizers(groups: int, devices: int) -> None:
     """Denoising blocks of a real network, in few steps."""
     trainer = toy_trainer(toy_task((1, 1)), name="lion", learning_rate=1e-3)

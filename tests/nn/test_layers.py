@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+from scipy.stats import norm
 
 from dbjax.nn.attention import SelfAttention
 from dbjax.nn.linear import xavier_linear
-from dbjax.nn.mlp import MLP
+from dbjax.nn.mlp import MLP, exact_gelu
 from dbjax.nn.modulation import Modulation, layer_norm, modulate
 
 WIDTH, HEADS = 12, 3
@@ -57,6 +60,19 @@ def test_mlp_is_gelu_between_two_maps(key, tokens):
     h = np.asarray(tokens, np.float64) @ module.expand.kernel[...]
     h = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
     np.testing.assert_allclose(module(tokens), h @ module.contract.kernel[...], atol=1e-5)
+
+
+def test_exact_gelu_and_its_derivative_also_within_shard_map():
+    """jax 0.12 refuses the derivative of its own there."""
+    x = np.linspace(-4, 4, 40).astype("f4")
+    mesh = jax.make_mesh((2,), ("block",), axis_types=(AxisType.Auto,))
+
+    def both(x: jax.Array) -> jax.Array:
+        return jnp.stack([exact_gelu(x), jax.vmap(jax.grad(exact_gelu))(x)], axis=1)
+
+    found = jax.jit(jax.shard_map(both, mesh=mesh, in_specs=P("block"), out_specs=P("block")))(x)
+    expected = np.stack([x * norm.cdf(x), norm.cdf(x) + x * norm.pdf(x)], axis=1)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_layer_norm_is_exact_far_from_zero(tokens):
