@@ -61,7 +61,11 @@ def parameters(workdir: Path) -> list[np.ndarray]:
     [
         (3, ["--config.placement.name=sequential"]),
         pytest.param(10, ["--config.placement.name=sequential"], marks=pytest.mark.slow),
-        (2, ["--config.placement.interface=shared", "--config.placement.sync_every=25"]),
+        pytest.param(
+            2,
+            ["--config.placement.interface=shared", "--config.placement.sync_every=25"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["sequential-owned", "sequential-owned-long", "stacked-shared"],
 )
