@@ -35,11 +35,17 @@ hypothesis.settings.load_profile("dbjax")
 
 @pytest.fixture(scope="module")
 def quick_compilation() -> Iterator[None]:
-    """For modules whose programs run for a few steps only and need not be fast."""
+    """For modules whose programs run for a few steps only and need not be fast.
+
+    What was compiled so rounds differently in places (random draws, for one), so that no compiled
+    program may pass from such a module to the others, some of which compare bit for bit.
+    """
     before = jax.config.read("jax_disable_most_optimizations")
+    jax.clear_caches()
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()
 
 
 @pytest.fixture
