@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dbjax.devices import to_device
 from dbjax.errors import require
+from dbjax.noise import GaussianNoise
 from dbjax.partition import GRIDS, Grid, sampling_grid
 from dbjax.task import Estimate, Params, Task
 
@@ -156,6 +157,9 @@ class SamplingConfig:
             at each step but the last). Heun wants the Karras grid: over the even grid's first
             step, nearly all of ln sigma, its average of two slopes is far off.
         guidance: scale of classifier-free guidance; 1 is none.
+        prior_scale: standard deviation of the starting noise as a multiple of its own: 1 draws from
+            the model; 0 starts from the mean, so that a deterministic solver's walk does not draw a
+            label from its probabilities but goes to the most probable one. Gaussian noise only.
         churn, churn_min, churn_max, churn_noise: S_churn, S_min, S_max and S_noise of the
             stochastic sampler; churn 0 is deterministic.
         batch_size: samples drawn together.
@@ -165,6 +169,7 @@ class SamplingConfig:
     grid: str = "even"
     solver: str = "euler"
     guidance: float = 1.0
+    prior_scale: float = 1.0
     churn: float = 0.0
     churn_min: float = 0.0
     churn_max: float = float("inf")
@@ -178,7 +183,8 @@ class SamplingConfig:
         for field in ("num_steps", "batch_size"):
             value = getattr(self, field)
             require(value >= 1, f"sampling.{field}", value, "1 or more")
-        for field in ("guidance", "churn", "churn_min", "churn_max", "churn_noise"):
+        scales = ("guidance", "prior_scale", "churn", "churn_min", "churn_max", "churn_noise")
+        for field in scales:
             value = getattr(self, field)
             require(value >= 0, f"sampling.{field}", value, "0 or more")
 
@@ -232,8 +238,14 @@ class Sampler:
                 Without the first, it starts from noise around zero at the next one's level.
 
         Raises:
-            SettingError: if no step is left.
+            SettingError: if no step is left, or if noise that has no scale is to be scaled.
         """
+        require(
+            config.prior_scale == 1.0 or isinstance(task.noise, GaussianNoise),
+            "sampling.prior_scale",
+            config.prior_scale,
+            "1.0 for noise that is not Gaussian",
+        )
         self._task = task
         self._config = config
         self._solver, self._calls = SOLVERS[config.solver]
@@ -274,6 +286,8 @@ class Sampler:
         if self._starts_late:
             levels = jnp.broadcast_to(self._levels[0], z.shape[:1])
             z = self._task.noise.corrupt(start_key, jnp.zeros_like(z), levels)
+        if self._config.prior_scale != 1.0:
+            z = self._config.prior_scale * z
         owners = self.grid.blocks
         # Shapes only: weights that wait on the host cannot be combined with z.
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), blocks[owners[0]])

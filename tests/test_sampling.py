@@ -17,7 +17,7 @@ import pytest
 from jaxtyping import Array, Float
 
 from dbjax.errors import SettingError
-from dbjax.noise import LogNormalNoise
+from dbjax.noise import LogNormalNoise, MaskingNoise
 from dbjax.partition import Partition, PartitionConfig, make_partition
 from dbjax.sampling import Churn, Sampler, SamplingConfig, Solver, euler
 from dbjax.task import DenoisingTask, Estimate
@@ -378,6 +378,41 @@ def test_samples_depend_on_the_key_alone(key: jax.Array) -> None:
     assert not jnp.any(first == other)
 
 
+def test_without_starting_noise_the_likelier_of_two_answers_is_given(key: jax.Array) -> None:
+    """With it they are given as often as they are probable."""
+    answers = MixtureTask(
+        weights=np.array([0.35, 0.65], np.float32),
+        means=np.array([[-1.0, 1.0], [1.0, -1.0]], np.float32),
+        covariances=np.stack([1e-4 * np.eye(2, dtype=np.float32)] * 2),
+    )
+
+    def share_of_the_second(prior_scale: float) -> float:
+        sampler = Sampler(answers, SamplingConfig(num_steps=100, prior_scale=prior_scale))
+        found = sampler(answers.blocks(), key, 4000).clean
+        np.testing.assert_allclose(np.abs(found), 1, atol=0.2)
+        return float(jnp.mean(found[:, 0] > 0))
+
+    assert share_of_the_second(1.0) == pytest.approx(0.65, abs=0.03)
+    assert share_of_the_second(0.0) == 1.0
+
+
+def test_starting_noise_is_scaled_also_without_the_first_block(key: jax.Array) -> None:
+    task = gaussian(slack=1e9)
+    for without in ((), (0,)):
+        samplers = [
+            Sampler(task, SamplingConfig(num_steps=6, prior_scale=scale), without=without)
+            for scale in (1.0, 0.25)
+        ]
+        paths = [sampler(task.blocks(), key, 5, record=True).path for sampler in samplers]
+        np.testing.assert_allclose(paths[1].z[0], 0.25 * paths[0].z[0], rtol=1e-6)
+
+
+def test_only_gaussian_noise_has_a_scale() -> None:
+    task = dataclasses.replace(gaussian(), noise=MaskingNoise(mask_id=3))
+    with pytest.raises(SettingError, match=r"sampling.prior_scale is 0.5; allowed: 1.0 for noise"):
+        Sampler(task, SamplingConfig(prior_scale=0.5))
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -386,6 +421,7 @@ def test_samples_depend_on_the_key_alone(key: jax.Array) -> None:
         ({"num_steps": 0}, "sampling.num_steps is 0; allowed: 1 or more"),
         ({"batch_size": 0}, "sampling.batch_size is 0; allowed: 1 or more"),
         ({"guidance": -1.0}, "sampling.guidance is -1.0; allowed: 0 or more"),
+        ({"prior_scale": -1.0}, "sampling.prior_scale is -1.0; allowed: 0 or more"),
         ({"churn": -1.0}, "sampling.churn is -1.0; allowed: 0 or more"),
     ],
 )

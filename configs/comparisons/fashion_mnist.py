@@ -4,7 +4,7 @@
     python -m experiments.compare --methods=configs/comparisons/fashion_mnist.py \\
         --workdir=runs/compare_fashion --config.data.data_dir=DIR
 
-NoProp's CNN has a quarter of the published channels and width. Each method trains for minutes on
+NoProp's CNN has an eighth of the published channels and width. Each method trains for minutes on
 two CPU cores.
 """
 
