@@ -17,7 +17,8 @@ import numpy as np
 from jax.extend.core import jaxprs_in_params
 
 from dbjax.partition import sampling_grid
-from dbjax.sampling import SOLVERS, SamplingConfig
+from dbjax.sampling import SamplingConfig
+from dbjax.solvers import SOLVERS
 from dbjax.task import Batch, Task
 from dbjax.training import Trainer
 

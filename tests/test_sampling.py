@@ -19,7 +19,8 @@ from jaxtyping import Array, Float
 from dbjax.errors import SettingError
 from dbjax.noise import LogNormalNoise, MaskingNoise
 from dbjax.partition import Partition, PartitionConfig, make_partition
-from dbjax.sampling import Churn, Sampler, SamplingConfig, Solver, euler
+from dbjax.sampling import Sampler, SamplingConfig
+from dbjax.solvers import Churn, Solver, euler
 from dbjax.task import DenoisingTask, Estimate
 from tests.helpers import TaskStub, toy_task
 

@@ -26,7 +26,8 @@ from dbjax.errors import SettingError
 from dbjax.families.noprop import NoPropConfig, NoPropNetwork
 from dbjax.noise import NoiseProcess
 from dbjax.partition import PartitionConfig, make_partition
-from dbjax.sampling import Sampler, SamplingConfig, ancestral
+from dbjax.sampling import Sampler, SamplingConfig
+from dbjax.solvers import ancestral
 from dbjax.task import Estimate, Task
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
