@@ -14,7 +14,6 @@ from dbjax.errors import require
 from dbjax.families.noprop import prototypes
 from dbjax.optimizer import make_optimizer
 from dbjax.placement import PlacementConfig
-from dbjax.sampling import SamplingConfig
 from dbjax.settings import SECTIONS, Settings, TrainingConfig
 from dbjax.training import Trainer
 
@@ -33,7 +32,7 @@ class Setup:
     trainer: Trainer
     training: TrainingConfig
     placement: PlacementConfig
-    sampling: SamplingConfig
+    sampling: Any
 
 
 def read_settings(config: ConfigDict) -> Settings:

@@ -4,6 +4,7 @@ The number of steps, the grid and the solver (`dbjax.solvers`) are chosen when s
 training.
 """
 
+import abc
 import dataclasses
 import itertools
 from collections.abc import Collection, Mapping
@@ -15,53 +16,87 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dbjax.devices import to_device
 from dbjax.errors import require
-from dbjax.noise import GaussianNoise
+from dbjax.noise import GaussianNoise, NoiseProcess
 from dbjax.partition import GRIDS, Grid, sampling_grid
-from dbjax.solvers import SOLVERS, Churn
+from dbjax.solvers import SOLVERS, Churn, Solver
 from dbjax.task import Estimate, Params, Task
 
 
 @dataclasses.dataclass(frozen=True)
-class SamplingConfig:
-    """The `sampling` section of a config.
+class WalkConfig(abc.ABC):
+    """What the `sampling` section of every config has.
 
     Attributes:
         num_steps: points of the grid; the network is called at each.
         grid: `even` in u, `left` (even, without the clean end) or `karras`.
-        solver: `euler`, `heun` (two network calls a step but the last) or `ancestral` (draws noise
-            at each step but the last). Heun wants the Karras grid: over the even grid's first
-            step, nearly all of ln sigma, its average of two slopes is far off.
-        guidance: scale of classifier-free guidance; 1 is none.
-        prior_scale: standard deviation of the starting noise as a multiple of its own: 1 draws from
-            the model; 0 starts from the mean, so that a deterministic solver's walk does not draw a
-            label from its probabilities but goes to the most probable one. Gaussian noise only.
-        churn, churn_min, churn_max, churn_noise: S_churn, S_min, S_max and S_noise of the
-            stochastic sampler; churn 0 is deterministic.
+        solver: what a step does, by name.
         batch_size: samples drawn together.
     """
 
     num_steps: int = 50
     grid: str = "even"
     solver: str = "euler"
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        require(self.grid in GRIDS, "sampling.grid", self.grid, " or ".join(map(repr, GRIDS)))
+        for field in ("num_steps", "batch_size"):
+            value = getattr(self, field)
+            require(value >= 1, f"sampling.{field}", value, "1 or more")
+
+    @abc.abstractmethod
+    def make_solver(self, noise: NoiseProcess) -> tuple[Solver, int]:
+        """A step, and its network calls; the last step always takes one.
+
+        Raises:
+            SettingError: if it does not go with the noise.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig(WalkConfig):
+    """The `sampling` section of a config with Gaussian noise.
+
+    Attributes:
+        solver: `euler`, `heun` (two network calls a step but the last) or `ancestral` (draws noise
+            at each step but the last). Heun wants the Karras grid: over the even grid's first
+            step, nearly all of ln sigma, its average of two slopes is far off.
+        guidance: scale of classifier-free guidance; 1 is none.
+        prior_scale: standard deviation of the starting noise as a multiple of its own: 1 draws from
+            the model; 0 starts from the mean, so that a deterministic solver's walk does not draw a
+            label from its probabilities but goes to the most probable one.
+        churn, churn_min, churn_max, churn_noise: S_churn, S_min, S_max and S_noise of the
+            stochastic sampler; churn 0 is deterministic.
+    """
+
     guidance: float = 1.0
     prior_scale: float = 1.0
     churn: float = 0.0
     churn_min: float = 0.0
     churn_max: float = float("inf")
     churn_noise: float = 1.0
-    batch_size: int = 256
 
     def __post_init__(self) -> None:
-        for field, names in (("grid", GRIDS), ("solver", tuple(SOLVERS))):
-            value = getattr(self, field)
-            require(value in names, f"sampling.{field}", value, " or ".join(map(repr, names)))
-        for field in ("num_steps", "batch_size"):
-            value = getattr(self, field)
-            require(value >= 1, f"sampling.{field}", value, "1 or more")
+        super().__post_init__()
+        allowed = " or ".join(map(repr, SOLVERS))
+        require(self.solver in SOLVERS, "sampling.solver", self.solver, allowed)
         scales = ("guidance", "prior_scale", "churn", "churn_min", "churn_max", "churn_noise")
         for field in scales:
             value = getattr(self, field)
             require(value >= 0, f"sampling.{field}", value, "0 or more")
+
+    def make_solver(self, noise: NoiseProcess) -> tuple[Solver, int]:
+        require(
+            isinstance(noise, GaussianNoise),
+            "sampling.solver",
+            self.solver,
+            f"one of masked tokens, for the noise is {type(noise).__name__}",
+        )
+        solver, calls = SOLVERS[self.solver]
+        if self.churn:
+            gamma = min(self.churn / self.num_steps, 2**0.5 - 1)
+            solver = Churn(solver, gamma, self.churn_min, self.churn_max, self.churn_noise)
+        return solver, calls
 
 
 class Trajectory(NamedTuple):
@@ -70,7 +105,8 @@ class Trajectory(NamedTuple):
     Attributes:
         z: before each step.
         clean: the estimate made there.
-        logits: behind the estimate, where the task has them.
+        logits: behind the estimate, where a sample has one answer; those of every token of a text
+            would be too many.
     """
 
     z: Array
@@ -101,9 +137,7 @@ class Sampler:
         batch_size: samples that are meant to be drawn together.
     """
 
-    def __init__(
-        self, task: Task, config: SamplingConfig, *, without: Collection[int] = ()
-    ) -> None:
+    def __init__(self, task: Task, config: WalkConfig, *, without: Collection[int] = ()) -> None:
         """Compiles nothing.
 
         Args:
@@ -113,25 +147,19 @@ class Sampler:
                 Without the first, it starts from noise around zero at the next one's level.
 
         Raises:
-            SettingError: if no step is left, or if noise that has no scale is to be scaled.
+            SettingError: if no step is left, or if the walk does not go with the noise.
         """
-        require(
-            config.prior_scale == 1.0 or isinstance(task.noise, GaussianNoise),
-            "sampling.prior_scale",
-            config.prior_scale,
-            "1.0 for noise that is not Gaussian",
-        )
         self._task = task
         self._config = config
-        self._solver, self._calls = SOLVERS[config.solver]
-        if config.churn:
-            gamma = min(config.churn / config.num_steps, 2**0.5 - 1)
-            self._solver = Churn(
-                self._solver, gamma, config.churn_min, config.churn_max, config.churn_noise
-            )
+        self._solver, self._calls = config.make_solver(task.noise)
+        self._guidance = self._prior_scale = 1.0
+        if isinstance(config, SamplingConfig):
+            self._guidance, self._prior_scale = config.guidance, config.prior_scale
         whole = sampling_grid(task.partition, task.noise, config.num_steps, config.grid)
         self.grid = _leave_out(whole, without)
-        self._starts_late = self.grid.levels[0] != whole.levels[0]
+        # Tokens are all masked also where a later block is the first.
+        late = self.grid.levels[0] != whole.levels[0]
+        self._starts_late = late and isinstance(task.noise, GaussianNoise)
         self.batch_size = config.batch_size
         self.layer_evaluations = self._count_layers()
         self._levels = jnp.asarray((*self.grid.levels, 0.0), jnp.float32)
@@ -144,6 +172,7 @@ class Sampler:
         num_samples: int,
         condition: Any = None,
         *,
+        start: Array | None = None,
         record: bool = False,
     ) -> Samples:
         """Walks from pure noise to clean data.
@@ -154,15 +183,16 @@ class Sampler:
             key: of the starting noise and of stochastic solvers.
             num_samples: samples drawn together.
             condition: as the task wants it, with a leading axis `num_samples`.
+            start: z at u = 0, in place of a draw from the prior: text with gaps to fill, say.
             record: also return the path.
         """
         start_key, step_key = jax.random.split(key)
-        z = self._task.prior(start_key, num_samples)
+        z = self._task.prior(start_key, num_samples) if start is None else start
         if self._starts_late:
             levels = jnp.broadcast_to(self._levels[0], z.shape[:1])
             z = self._task.noise.corrupt(start_key, jnp.zeros_like(z), levels)
-        if self._config.prior_scale != 1.0:
-            z = self._config.prior_scale * z
+        if self._prior_scale != 1.0:
+            z = self._prior_scale * z
         owners = self.grid.blocks
         # Shapes only: weights that wait on the host cannot be combined with z.
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), blocks[owners[0]])
@@ -171,29 +201,29 @@ class Sampler:
         path = None
         if record:
             path = jax.tree.map(
-                lambda x: jnp.zeros((len(owners), *x.shape), x.dtype), Trajectory(z, *estimate)
+                lambda x: jnp.zeros((len(owners), *x.shape), x.dtype), _point(z, estimate)
             )
         # Bound to the device as the weights are: for unbound arrays jit would compile once more.
         walk = to_device(Samples(z, estimate, path))
         # Only a second call, at the end of a step, can need the next block.
         following = (*owners[1:], owners[-1]) if self._calls == 2 else owners
-        start = 0
+        position = 0
         for (first, second), steps in itertools.groupby(zip(owners, following, strict=True)):
-            stop = start + len(list(steps))
+            stop = position + len(list(steps))
             here = to_device(blocks[first])
             there = here if second == first else to_device(blocks[second])
-            walk = self._walk(here, there, walk, start, stop, step_key, condition)
+            walk = self._walk(here, there, walk, position, stop, step_key, condition)
             # Dispatch runs ahead: without waiting, several blocks would be on their way.
             jax.block_until_ready(walk)
             del here, there
-            start = stop
+            position = stop
         return walk
 
     def _denoise(
         self, params: Params, z: Array, level: Float[Array, ""], condition: Any
     ) -> Estimate:
         levels = jnp.broadcast_to(level, z.shape[:1])
-        return self._task.denoise(params, z, levels, condition, guidance=self._config.guidance)
+        return self._task.denoise(params, z, levels, condition, guidance=self._guidance)
 
     def _walk_blocks(
         self,
@@ -218,9 +248,7 @@ class Sampler:
                 jax.random.fold_in(key, i),
             )
             if path is not None:
-                path = jax.tree.map(
-                    lambda rows, x: rows.at[i].set(x), path, Trajectory(z, *estimate)
-                )
+                path = jax.tree.map(lambda rows, x: rows.at[i].set(x), path, _point(z, estimate))
             return Samples(new, estimate, path)
 
         return jax.lax.fori_loop(start, stop, step, walk)
@@ -230,8 +258,16 @@ class Sampler:
         calls = list(self.grid.blocks)
         if self._calls == 2:
             calls += self.grid.blocks[1:]
-        passes = 1 if self._config.guidance == 1.0 else 2
+        passes = 1 if self._guidance == 1.0 else 2
         return passes * sum(layers[b] for b in calls)
+
+
+def _point(z: Array, estimate: Estimate) -> Trajectory:
+    """What is recorded of a step."""
+    logits = estimate.logits
+    return Trajectory(
+        z, estimate.clean, logits if logits is not None and logits.ndim == 2 else None
+    )
 
 
 def _leave_out(grid: Grid, blocks: Collection[int]) -> Grid:

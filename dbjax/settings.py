@@ -79,7 +79,7 @@ class Settings:
     optimizer: OptimizerConfig
     training: TrainingConfig
     placement: PlacementConfig
-    sampling: SamplingConfig
+    sampling: Any
     data: DataConfig
     own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prototypes: Any = None

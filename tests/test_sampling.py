@@ -22,6 +22,7 @@ from dbjax.partition import Partition, PartitionConfig, make_partition
 from dbjax.sampling import Sampler, SamplingConfig
 from dbjax.solvers import Churn, Solver, euler
 from dbjax.task import DenoisingTask, Estimate
+from dbjax.unmasking import UnmaskingConfig
 from tests.helpers import TaskStub, toy_task
 
 WIDE = LogNormalNoise()
@@ -408,10 +409,12 @@ def test_starting_noise_is_scaled_also_without_the_first_block(key: jax.Array) -
         np.testing.assert_allclose(paths[1].z[0], 0.25 * paths[0].z[0], rtol=1e-6)
 
 
-def test_only_gaussian_noise_has_a_scale() -> None:
+def test_a_solver_goes_with_its_noise() -> None:
     task = dataclasses.replace(gaussian(), noise=MaskingNoise(mask_id=3))
-    with pytest.raises(SettingError, match=r"sampling.prior_scale is 0.5; allowed: 1.0 for noise"):
-        Sampler(task, SamplingConfig(prior_scale=0.5))
+    with pytest.raises(SettingError, match=r"solver is 'euler'; allowed: one of masked tokens"):
+        Sampler(task, SamplingConfig())
+    with pytest.raises(SettingError, match=r"solver is 'mean'; allowed: one of Gaussian noise"):
+        Sampler(gaussian(), UnmaskingConfig(solver="mean"))
 
 
 @pytest.mark.parametrize(

@@ -64,3 +64,33 @@ class MLP(nnx.Module):
         gelu = jax.nn.gelu if self.approximate else exact_gelu
         hidden = gelu(self.expand(tokens))
         return dropout(self.contract(hidden), self.dropout, key)
+
+
+class GatedMLP(nnx.Module):
+    """W_2 (activation(W_1 x) * (W_3 x)), without biases (Shazeer 2020, arXiv 2002.05202).
+
+    W_1 and W_3 are one map, in this order. With SiLU it is SwiGLU, with the sigmoid GLU.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        linear: Callable[..., nnx.Linear],
+        out: Callable[..., nnx.Linear] | None = None,
+        activation: Callable[[Array], Array] = jax.nn.silu,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Makes the maps: W_2 by `out`, or `linear` where that is None; neither with a bias."""
+        self.activation = activation
+        settings = {"use_bias": False, "dtype": dtype, "rngs": rngs}
+        self.expand = linear(width, 2 * hidden, **settings)
+        self.contract = (out or linear)(hidden, width, **settings)
+
+    def __call__(self, tokens: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        """Map each token by itself."""
+        gate, value = jnp.split(self.expand(tokens), 2, axis=-1)
+        mapped: Array = self.contract(self.activation(gate) * value)
+        return mapped

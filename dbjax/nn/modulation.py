@@ -1,5 +1,7 @@
 """Conditioning by adaptive layer normalisation (adaLN-Zero; Peebles and Xie 2023, section 3.2)."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -21,15 +23,18 @@ def layer_norm(
 
 def modulate(
     tokens: Float[Array, "batch tokens width"],
-    shift: Float[Array, "batch 1 width"],
-    scale: Float[Array, "batch 1 width"],
+    shift: Float[Array, "batch #tokens width"],
+    scale: Float[Array, "batch #tokens width"],
 ) -> Float[Array, "batch tokens width"]:
-    """Scale and shift all tokens of an example alike: tokens * (1 + scale) + shift."""
+    """Scale and shift tokens, all of an example alike or each by itself: x (1 + scale) + shift."""
     return tokens * (1 + scale) + shift
 
 
 class Modulation(nnx.Module):
-    """`count` vectors for modulation, an affine map of SiLU(condition) that starts at zero."""
+    """`count` vectors for modulation, an affine map of SiLU(condition) that starts at zero.
+
+    Another activation may take the place of SiLU.
+    """
 
     def __init__(
         self,
@@ -37,18 +42,23 @@ class Modulation(nnx.Module):
         count: int,
         *,
         condition_width: int | None = None,
+        activation: Callable[[Array], Array] = jax.nn.silu,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        self.count = count
+        self.count, self.activation = count, activation
         self.linear = zero_linear(condition_width or width, count * width, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, condition: Float[Array, "batch condition"]
-    ) -> list[Float[Array, "batch 1 width"]]:
-        """The vectors, float32, each with an axis for the tokens it will be applied to."""
-        vectors = self.linear(jax.nn.silu(condition)).astype(jnp.float32)
-        return jnp.split(vectors[:, None, :], self.count, axis=-1)
+        self, condition: Float[Array, "batch condition"] | Float[Array, "batch tokens condition"]
+    ) -> list[Float[Array, "batch #tokens width"]]:
+        """The vectors, float32, each with an axis for the tokens it will be applied to.
+
+        A condition without that axis is that of all tokens of an example.
+        """
+        vectors = self.linear(self.activation(condition)).astype(jnp.float32)
+        vectors = vectors[:, None, :] if condition.ndim == 2 else vectors
+        return jnp.split(vectors, self.count, axis=-1)
 
 
 class ActivatedModulation(Modulation):
@@ -59,7 +69,7 @@ class ActivatedModulation(Modulation):
     """
 
     def __call__(
-        self, condition: Float[Array, "batch condition"]
-    ) -> list[Float[Array, "batch 1 width"]]:
-        """The vectors, float32, each with an axis for the tokens it will be applied to."""
+        self, condition: Float[Array, "batch condition"] | Float[Array, "batch tokens condition"]
+    ) -> list[Float[Array, "batch #tokens width"]]:
+        """As `Modulation`."""
         return [jax.nn.silu(vector) for vector in super().__call__(condition)]
