@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from dbjax.catalogue import FAMILIES
 from dbjax.config import defaults, section
-from dbjax.data import DataConfig, Dataset, DatasetInfo, load_dataset
+from dbjax.data import DataConfig, Dataset, DatasetInfo, TextInfo, load_dataset
 from dbjax.errors import require
 from dbjax.families.noprop import prototypes
 from dbjax.optimizer import make_optimizer
@@ -26,7 +26,7 @@ class Setup:
     """All that a program needs of one config."""
 
     config: ConfigDict
-    data: DataConfig
+    data: Any
     dataset: Dataset
     task: Any
     trainer: Trainer
@@ -48,7 +48,7 @@ def read_settings(config: ConfigDict) -> Settings:
     return Settings(family=config.family, seed=config.seed, own=own, **read)
 
 
-def task_and_trainer(settings: Settings, info: DatasetInfo) -> tuple[Any, Trainer]:
+def task_and_trainer(settings: Settings, info: DatasetInfo | TextInfo) -> tuple[Any, Trainer]:
     """Task and trainer for data of which no more than its facts are known.
 
     Nothing is compiled. Size and fingerprint of the data make no difference.
@@ -57,8 +57,9 @@ def task_and_trainer(settings: Settings, info: DatasetInfo) -> tuple[Any, Traine
         SettingError: if network, partition and data do not go together.
     """
     family = FAMILIES[settings.family]
-    views, allowed = settings.data.views, f"{family.views} with family {settings.family!r}"
-    require(views == family.views, "data.views", views, allowed)
+    if isinstance(settings.data, DataConfig):
+        views, allowed = settings.data.views, f"{family.views} with family {settings.family!r}"
+        require(views == family.views, "data.views", views, allowed)
     task = family.task(settings, info)
     optimizer, training = settings.optimizer, settings.training
     trainer = Trainer(

@@ -51,13 +51,14 @@ class Family:
 
     Attributes:
         config: the `model` section.
-        task: makes the task of settings for data of which the facts are known.
+        task: makes the task of settings for data of which the facts are known, `DatasetInfo` or
+            `TextInfo`, as `data` among its sections says.
         sections: further sections of the config that only this family has.
         views: of each image in a batch.
     """
 
     config: type
-    task: Callable[[Settings, DatasetInfo], Any]
+    task: Callable[[Settings, Any], Any]
     sections: Mapping[str, type] = dataclasses.field(default_factory=dict)
     views: int = 1
 

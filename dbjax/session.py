@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from dbjax import keys
 from dbjax.checkpoint import Checkpoints, abstract
-from dbjax.data import DataConfig, Dataset, in_memory_dataset, make_stream
+from dbjax.data import DataConfig, Dataset, TextConfig, in_memory_dataset, make_stream
 from dbjax.devices import host_memory, to_host
 from dbjax.distributed import wait_for_all_processes
 from dbjax.errors import SettingError, require
@@ -108,7 +108,7 @@ class Model:
 def run(
     trainer: Trainer,
     dataset: Dataset,
-    data: DataConfig,
+    data: DataConfig | TextConfig,
     placement: PlacementConfig,
     *,
     steps: int,

@@ -66,7 +66,8 @@ SECTIONS = {
 class Settings:
     """A config with every section read and checked, and nothing made of it yet.
 
-    Attributes beside the sections that every config has:
+    The types of `model`, `noise` and `data` depend on the family. Attributes beside the sections
+    that every config has:
         own: the sections that only this family has, by name.
         prototypes: of the data, for models that start from them; None where only shapes matter.
     """
@@ -80,6 +81,6 @@ class Settings:
     training: TrainingConfig
     placement: PlacementConfig
     sampling: Any
-    data: DataConfig
+    data: Any
     own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prototypes: Any = None

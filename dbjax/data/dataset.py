@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import hashlib
-from typing import ClassVar
+from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Integer, Shaped
@@ -11,12 +11,33 @@ from jaxtyping import Int, Integer, Shaped
 from dbjax.errors import require
 
 Batch = dict[str, np.ndarray]
-"""`{"image": [batch, *image_shape], "label": int32 [batch]}`, on the host."""
+"""`{"image": [batch, *image_shape], "label": int32 [batch]}` or, of text,
+`{"tokens": int32 [batch, length]}`, on the host."""
+
+
+@runtime_checkable
+class Facts(Protocol):
+    """What is known of a split of any data set; see `DatasetInfo` and `TextInfo` for more."""
+
+    @property
+    def name(self) -> str:
+        """The name in the config."""
+
+    @property
+    def size(self) -> int:
+        """Number of examples in the split."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the content, so that a run is not resumed on other data."""
+
+
+Info = TypeVar("Info", bound=Facts)
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """Facts about one split of a data set.
+    """Facts about one split of a data set of images or points.
 
     Attributes:
       name: the name in the registry.
@@ -62,7 +83,7 @@ class Source(abc.ABC):
         """Returns the examples at `indices` as arrays of their own, which the caller may change."""
 
     def __getitem__(self, index: int) -> Batch:
-        """Returns one example, `{"image": [*image_shape], "label": int32 scalar}`.
+        """Returns one example, `{"image": [*image_shape], "label": int32 scalar}` or alike.
 
         Raises:
           IndexError: `index` is not in `[0, len(self))`.
@@ -92,10 +113,10 @@ class ArraySource(Source):
 
 
 @dataclasses.dataclass(frozen=True)
-class Dataset:
+class Dataset(Generic[Info]):
     """One split of a data set: its facts and its examples."""
 
-    info: DatasetInfo
+    info: Info
     source: Source
 
 
@@ -108,7 +129,7 @@ def in_memory_dataset(
     mean: float,
     std: float,
     max_value: float | None,
-) -> Dataset:
+) -> Dataset[DatasetInfo]:
     """Makes a data set of arrays; its fingerprint covers every byte of them.
 
     Args:

@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, overload
 
 import numpy as np
 
 from dbjax.data import augment
-from dbjax.data.dataset import Dataset, DatasetInfo
+from dbjax.data.dataset import Dataset, DatasetInfo, Info
 from dbjax.data.embedded import load_digits, load_spiral
 from dbjax.data.image_sets import IMAGE_SETS
 from dbjax.data.latents import LATENT_SCALE, LATENT_SHAPE, load_imagenet256_latents
+from dbjax.data.text import TextConfig, TextInfo, describe_text, load_text
 from dbjax.errors import require
 
 
@@ -26,26 +27,26 @@ class DatasetEntry:
       known: what is known without the files of a data set that is stored in files.
     """
 
-    load: Callable[[str | None, str], Dataset]
+    load: Callable[[str | None, str], Dataset[DatasetInfo]]
     flippable: bool
     splits: tuple[str, ...] = ("train", "test")
-    known: "Description | None" = None
+    known: "Description[DatasetInfo] | None" = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Description:
+class Description(Generic[Info]):
     """What a network and its memory depend on.
 
     Attributes:
       info: facts; where no file was read, size is 0 and the fingerprint empty.
-      dtype: of the images in a batch.
+      dtype: of the images or tokens in a batch.
     """
 
-    info: DatasetInfo
+    info: Info
     dtype: np.dtype
 
 
-def _without_files(dtype: str, **facts: Any) -> Description:
+def _without_files(dtype: str, **facts: Any) -> Description[DatasetInfo]:
     return Description(DatasetInfo(**facts, size=0, fingerprint=""), np.dtype(dtype))
 
 
@@ -78,7 +79,7 @@ DATASETS = {
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The config section `data`.
+    """The config section `data` of families that learn images or points.
 
     Attributes:
       name: a key of `DATASETS`.
@@ -130,7 +131,11 @@ class DataConfig:
         require(self.views in (1, 2), "data.views", self.views, "1 or 2")
 
 
-def load_dataset(config: DataConfig) -> Dataset:
+@overload
+def load_dataset(config: DataConfig) -> Dataset[DatasetInfo]: ...
+@overload
+def load_dataset(config: TextConfig) -> Dataset[TextInfo]: ...
+def load_dataset(config: DataConfig | TextConfig) -> Dataset[Any]:
     """Loads the configured split of the configured data set; nothing is downloaded.
 
     Args:
@@ -138,17 +143,25 @@ def load_dataset(config: DataConfig) -> Dataset:
 
     Raises:
       SettingError: the data set has not been prepared; the message says where it was looked for
-        and how to prepare it.
+        and how to prepare it. For text, see `load_text`.
     """
+    if isinstance(config, TextConfig):
+        return load_text(config)
     return DATASETS[config.name].load(config.data_dir, config.split)
 
 
-def describe_dataset(config: DataConfig) -> Description:
+@overload
+def describe_dataset(config: DataConfig) -> Description[DatasetInfo]: ...
+@overload
+def describe_dataset(config: TextConfig) -> Description[TextInfo]: ...
+def describe_dataset(config: DataConfig | TextConfig) -> Description[Any]:
     """What networks and memory depend on, without the files of a data set that is stored in files.
 
     Args:
-      config: which data set; its files need not be there.
+      config: which data set; its files need not be there, but for some texts (`describe_text`).
     """
+    if isinstance(config, TextConfig):
+        return Description(describe_text(config), np.dtype(np.int32))
     entry = DATASETS[config.name]
     if entry.known is not None:
         return entry.known

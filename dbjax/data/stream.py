@@ -11,19 +11,25 @@ from jaxtyping import Int
 
 from dbjax.data import augment
 from dbjax.data.dataset import Batch, Dataset, Source
+from dbjax.data.order import shuffled
 from dbjax.data.registry import DataConfig
+from dbjax.data.text import TextConfig
 from dbjax.errors import require
 
 # Batches read ahead of the consumer per reading thread.
 _READ_AHEAD = 2
+# Examples up to which an epoch's order is kept in memory, 8 bytes each.
+_MOST_LISTED = 1 << 22
 
 
-def make_stream(dataset: Dataset, config: DataConfig, *, seed: int, block: int) -> "Stream":
+def make_stream(
+    dataset: Dataset, config: DataConfig | TextConfig, *, seed: int, block: int
+) -> "Stream":
     """Makes the stream of block `block`.
 
     Args:
       dataset: the examples.
-      config: batch size and augmentation.
+      config: batch size and, of images, augmentation.
       seed: the run's seed, from 0.
       block: the block that reads the stream, from 0; every block sees an order of its own.
     """
@@ -33,14 +39,17 @@ def make_stream(dataset: Dataset, config: DataConfig, *, seed: int, block: int) 
 class Stream(Iterator[Batch]):
     """Endless batches `{"image": [batch, *image_shape], "label": int32 [batch]}` on the host.
 
-    Batch i depends on (data set, batch size, augmentation, seed, block, i) alone: not on what was
-    read before, on threads, or on where the stream was restored. Every epoch takes each example
-    once, in an order of its own; a batch may run across the end of an epoch, so none is cut short.
+    Those of text are `{"tokens": int32 [batch, length]}`. Batch i depends on (data set, batch size,
+    augmentation, seed, block, i) alone: not on what was read before, on threads, or on where the
+    stream was restored. Every epoch takes each example once, in an order of its own; a batch may
+    run across the end of an epoch, so none is cut short.
     Images keep the raw units and dtype of the data set. With two views they are
     [batch, 2, *image_shape], each view augmented by itself.
     """
 
-    def __init__(self, dataset: Dataset, config: DataConfig, *, seed: int, block: int) -> None:
+    def __init__(
+        self, dataset: Dataset, config: DataConfig | TextConfig, *, seed: int, block: int
+    ) -> None:
         self._identity = {
             "fingerprint": dataset.info.fingerprint,
             "batch_size": config.batch_size,
@@ -50,15 +59,8 @@ class Stream(Iterator[Batch]):
         batches = grain.MapDataset.source(
             _BatchSource(dataset.source, config.batch_size, seed=seed, block=block)
         )
-        if config.views > 1:
-            batches = batches.map(functools.partial(_repeat_images, config.views))
-        for number, change in _augmentations(config):
-            change_seed = np.random.SeedSequence((seed, block)).generate_state(number + 1)[number]
-            batches = batches.random_map(
-                functools.partial(_on_images, change), seed=int(change_seed)
-            )
-        if config.views > 1:
-            batches = batches.map(functools.partial(_gather_views, config.views))
+        if isinstance(config, DataConfig):
+            batches = _augmented(batches, config, seed=seed, block=block)
         threads = dataset.source.read_threads
         self._iterator = iter(
             batches.to_iter_dataset(
@@ -100,7 +102,8 @@ class _BatchSource:
 
     grain's own `shuffle().repeat().batch()` calls Python several times per example, some 25
     microseconds each, which costs more than a training step on small images. Here an epoch's
-    order is one permutation and a batch is one read.
+    order is one permutation and a batch is one read. Of very many examples, such as all places
+    that a sequence can begin at, the permutation is not kept but computed for each batch.
     """
 
     def __init__(self, source: Source, batch_size: int, *, seed: int, block: int) -> None:
@@ -118,14 +121,36 @@ class _BatchSource:
         first = index * self._batch_size
         epochs, offsets = np.divmod(np.arange(first, first + self._batch_size), len(self._source))
         indices = [
-            self._order(epoch)[offsets[epochs == epoch]]
+            self._examples(epoch, offsets[epochs == epoch])
             for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
         ]
         return self._source.read(np.concatenate(indices))
 
+    def _examples(
+        self, epoch: int, offsets: Int[np.ndarray, " count"]
+    ) -> Int[np.ndarray, " count"]:
+        size = len(self._source)
+        if size <= _MOST_LISTED:
+            return self._order(epoch)[offsets]
+        return shuffled(offsets, size, (self._seed, self._block, epoch))
+
     def _shuffle(self, epoch: int) -> Int[np.ndarray, " size"]:
         rng = np.random.default_rng((self._seed, self._block, epoch))
         return rng.permutation(len(self._source))
+
+
+def _augmented(
+    batches: grain.MapDataset, config: DataConfig, *, seed: int, block: int
+) -> grain.MapDataset:
+    """Batches of images with all that is done to them."""
+    if config.views > 1:
+        batches = batches.map(functools.partial(_repeat_images, config.views))
+    for number, change in _augmentations(config):
+        change_seed = np.random.SeedSequence((seed, block)).generate_state(number + 1)[number]
+        batches = batches.random_map(functools.partial(_on_images, change), seed=int(change_seed))
+    if config.views > 1:
+        batches = batches.map(functools.partial(_gather_views, config.views))
+    return batches
 
 
 def _augmentations(config: DataConfig) -> Iterator[tuple[int, Callable[..., np.ndarray]]]:
