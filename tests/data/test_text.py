@@ -3,9 +3,12 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from dbjax.data import TextConfig, TextSource, load_dataset, make_stream
+from dbjax.build import build, default_config
+from dbjax.catalogue import FAMILIES, Family
+from dbjax.data import DataConfig, TextConfig, TextSource, load_dataset, make_stream
 from dbjax.data.registry import describe_dataset
 from dbjax.errors import SettingError
+from dbjax.families.mlp import MLPConfig
 from tests.data import texts
 
 
@@ -310,6 +313,28 @@ def test_impossible_settings_are_refused(settings, message):
 def test_a_tokenizer_that_is_missing_is_refused(tmp_path):
     message = refusal(tokenizer=str(tmp_path / "tokenizer.json"))
     assert "tokenizer.json' cannot be read: No such file or directory" in message
+
+
+def test_a_family_may_have_text_as_its_data(monkeypatch):
+    given = []
+
+    def task(settings, info):
+        given.append((settings.data, info))
+        return FAMILIES["mlp"].task(settings, load_dataset(DataConfig()).info)
+
+    family = Family(MLPConfig, task, {"data": TextConfig})
+    monkeypatch.setitem(FAMILIES, "text", family)
+    config = default_config("text")
+    config.data.length = 16
+    setup = build(config)
+    expected = TextConfig(length=16)
+    assert setup.data == expected
+    assert given == [(expected, load_dataset(expected).info)]
+    batch = make_stream(setup.dataset, setup.data, seed=0, block=0).take(2)
+    assert batch["tokens"].shape == (2, 128, 16)
+    config.data.name = "cifar10"
+    with pytest.raises(SettingError, match=r"data\.name is 'cifar10'; allowed: docs, text8, files"):
+        build(config)
 
 
 # --- streams --------------------------------------------------------------------------------------
