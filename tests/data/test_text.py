@@ -320,7 +320,7 @@ def test_a_family_may_have_text_as_its_data(monkeypatch):
 
     def task(settings, info):
         given.append((settings.data, info))
-        return FAMILIES["mlp"].task(settings, load_dataset(DataConfig()).info)
+        return FAMILIES["mlp"].task(settings, load_dataset(DataConfig("spiral")).info)
 
     family = Family(MLPConfig, task, {"data": TextConfig})
     monkeypatch.setitem(FAMILIES, "text", family)
