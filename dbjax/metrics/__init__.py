@@ -1,13 +1,21 @@
 """Measures of samples against data."""
 
+from dbjax.metrics.comparable import require_comparable
 from dbjax.metrics.frechet import GaussianStatistics, frechet_distance, pixel_features
 from dbjax.metrics.labels import LabelClassifier
+from dbjax.metrics.mauve import MauveScore, mauve_score
 from dbjax.metrics.samples import quantise
+from dbjax.metrics.text_features import TextFeatures, TfidfFeatures
 
 __all__ = [
     "GaussianStatistics",
     "LabelClassifier",
+    "MauveScore",
+    "TextFeatures",
+    "TfidfFeatures",
     "frechet_distance",
+    "mauve_score",
     "pixel_features",
     "quantise",
+    "require_comparable",
 ]
