@@ -6,6 +6,7 @@ from dbjax.metrics.labels import LabelClassifier
 from dbjax.metrics.mauve import MauveScore, mauve_score
 from dbjax.metrics.ngram import NgramScorer
 from dbjax.metrics.perplexity import GenerativePerplexity, Scorer, generative_perplexity
+from dbjax.metrics.pretrained import LastTokenFeatures, PretrainedScorer
 from dbjax.metrics.samples import quantise
 from dbjax.metrics.text_features import TextFeatures, TfidfFeatures
 
@@ -13,6 +14,7 @@ __all__ = [
     "GaussianStatistics",
     "GenerativePerplexity",
     "LabelClassifier",
+    "LastTokenFeatures",
     "MauveScore",
     "NgramScorer",
     "PretrainedScorer",
