@@ -34,15 +34,18 @@ from dbjax.classification import (
     LabelDenoisingTask,
     fixed_table,
 )
-from dbjax.data import DatasetInfo
+from dbjax.data import DatasetInfo, TextConfig, TextInfo
 from dbjax.errors import SettingError, require
 from dbjax.families.dit import DiT, DiTConfig
+from dbjax.families.masked_lm import MaskedLM, MaskedLMConfig, MaskedTask
 from dbjax.families.mlp import MLPConfig, make_mlp
 from dbjax.families.noprop import NoPropConfig, NoPropNetwork, SingleNetworkConfig
 from dbjax.families.vit import PlainViT, ViT, ViTConfig
+from dbjax.noise import MaskingNoise
 from dbjax.partition import Partition, make_partition
 from dbjax.settings import Settings
 from dbjax.task import DenoisingTask, Network
+from dbjax.unmasking import UnmaskingConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +225,12 @@ def _check_embedding(settings: Settings) -> None:
     )
 
 
+def _masked_lm(settings: Settings, info: TextInfo) -> MaskedTask:
+    network = MaskedLM(settings.model, info.vocabulary)
+    partition = make_partition(settings.partition, settings.noise, network.depth)
+    return MaskedTask(network, settings.noise, partition, info.length)
+
+
 def _denoising(settings: Settings, info: DatasetInfo, network: Network) -> DenoisingTask:
     return DenoisingTask(
         network=network,
@@ -275,7 +284,14 @@ FAMILIES = {
     "contrastive_forward_forward": Family(
         ViTConfig, _contrastive, {"forward_forward": ForwardForwardConfig}, views=2
     ),
+    "masked_lm": Family(
+        MaskedLMConfig,
+        _masked_lm,
+        {"data": TextConfig, "noise": MaskingNoise, "sampling": UnmaskingConfig},
+    ),
 }
 
 GENERATIVE = ("dit", "mlp")
-"""Families whose models are sampled from; the others answer."""
+"""Families whose models draw images or points."""
+TEXT = ("masked_lm",)
+"""Families whose models write text; those in neither list classify images."""

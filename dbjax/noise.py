@@ -217,6 +217,10 @@ class Preconditioning:
     c_noise: Array
 
 
+MASKED = -1
+"""What stands in the place of a masked token: the id of none."""
+
+
 @dataclasses.dataclass(frozen=True)
 class MaskingNoise:
     """Absorbing noise: a token stays unmasked with probability alpha(t).
@@ -226,7 +230,6 @@ class MaskingNoise:
     u = 0 (t = 1), clean is u = 1 (t = 0). Levels are times t in [0, 1].
 
     Attributes:
-        mask_id: the token that stands for "masked".
         schedule: `linear`, a = 1 - t, or `cosine`, a = 1 - cos(pi/2 (1 - t)).
         eps: distance that alpha keeps from 0 and 1.
 
@@ -234,7 +237,6 @@ class MaskingNoise:
         SettingError: for an unknown schedule or an eps outside (0, 0.5).
     """
 
-    mask_id: int
     schedule: str = "linear"
     eps: float = 1e-4
 
@@ -277,14 +279,14 @@ class MaskingNoise:
     def corrupt(
         self, key: PRNGKeyArray, clean: Int[Array, "batch ..."], level: Float[Array, " batch"]
     ) -> Int[Array, "batch ..."]:
-        """Each token on its own is kept with probability alpha, else replaced by `mask_id`."""
+        """Each token on its own is kept with probability alpha, else replaced by `MASKED`."""
         keep = jax.random.uniform(key, clean.shape) < expand(self.alpha(level), clean)
-        return jnp.where(keep, clean, self.mask_id)
+        return jnp.where(keep, clean, MASKED)
 
     def prior(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Int[Array, "..."]:
         """All tokens masked."""
         del key
-        return jnp.full(shape, self.mask_id, jnp.int32)
+        return jnp.full(shape, MASKED, jnp.int32)
 
     def weight(self, level: Float[Array, "..."]) -> Float[Array, "..."]:
         """-alpha'(t) / (1 - alpha(t)) per masked token, for u (not t) drawn uniformly.

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from dbjax.categorical import draw, nucleus
 from dbjax.errors import require
-from dbjax.noise import MaskingNoise, NoiseProcess
+from dbjax.noise import MASKED, MaskingNoise, NoiseProcess
 from dbjax.sampling import WalkConfig
 from dbjax.solvers import Denoiser, Solver
 from dbjax.task import Estimate
@@ -98,5 +98,5 @@ class Unmask:
             hidden = jnp.broadcast_to(jnp.log1p(-reveal), (*z.shape, 1))
             drawn = draw(token_key, jnp.concatenate([chances, hidden], axis=-1))
             token, shown = drawn, drawn < logits.shape[-1]
-        masked = z == self.noise.mask_id
+        masked = z == MASKED
         return jnp.where(masked & shown, token.astype(z.dtype), z), estimate

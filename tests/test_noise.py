@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import strategies as st
 
 from dbjax.errors import SettingError
-from dbjax.noise import LogNormalNoise, MaskingNoise, expand
+from dbjax.noise import MASKED, LogNormalNoise, MaskingNoise, expand
 
 NOISE = LogNormalNoise()
 # Few shapes, so that each operation is compiled once.
@@ -185,7 +185,7 @@ class TestMasking:
     vocabulary = 27
 
     def noise(self, schedule: str) -> MaskingNoise:
-        return MaskingNoise(mask_id=self.vocabulary, schedule=schedule)
+        return MaskingNoise(schedule)
 
     def test_u_is_alpha_up_to_eps(self, schedule: str) -> None:
         noise = self.noise(schedule)
@@ -217,7 +217,7 @@ class TestMasking:
         u = jnp.array([0.0, 0.2, 0.9, 1.0])
         clean = jnp.broadcast_to(jnp.arange(N) % self.vocabulary, (4, N))
         noisy = noise.corrupt(key, clean, noise.level(u))
-        masked = noisy == noise.mask_id
+        masked = noisy == MASKED
         # Five standard errors of a share from N = 20,000 are at most 0.018.
         np.testing.assert_allclose(jnp.mean(masked, axis=1), 1 - u, atol=0.018)
         np.testing.assert_array_equal(noisy[~masked], clean[~masked])
@@ -243,7 +243,7 @@ class TestMasking:
         np.testing.assert_allclose(noise.weight(jnp.asarray(t)), in_u, rtol=1e-4)
 
     def test_weight_stays_finite_at_the_clean_end(self, schedule: str) -> None:
-        noise = MaskingNoise(mask_id=0, schedule=schedule, eps=1e-9)
+        noise = MaskingNoise(schedule=schedule, eps=1e-9)
         assert noise.weight(noise.level(jnp.ones(()))) == pytest.approx(1e9, rel=1e-3)
 
     def test_prior_is_all_masks(self, schedule: str, key: jax.Array) -> None:
@@ -254,7 +254,7 @@ class TestMasking:
 
 def test_masking_refusals() -> None:
     with pytest.raises(SettingError, match=r"^noise\.schedule is 'poly'; allowed: 'linear' or 'c"):
-        MaskingNoise(mask_id=0, schedule="poly")
+        MaskingNoise(schedule="poly")
     for eps in (0.0, 0.5):
         with pytest.raises(SettingError, match=rf"^noise\.eps is {eps}; allowed: a number in \(0"):
-            MaskingNoise(mask_id=0, eps=eps)
+            MaskingNoise(eps=eps)

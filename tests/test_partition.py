@@ -53,7 +53,7 @@ def test_overlap_is_cut_to_the_range() -> None:
 
 def test_overlap_in_masking_time() -> None:
     """gamma / B on both sides for equal intervals of time."""
-    p = partition(noise=MaskingNoise(mask_id=0), num_blocks=4, overlap=0.1)
+    p = partition(noise=MaskingNoise(), num_blocks=4, overlap=0.1)
     expected = [(0, 0.275), (0.225, 0.525), (0.475, 0.775), (0.725, 1)]
     np.testing.assert_allclose(p.intervals, expected, atol=1e-12)
 
@@ -77,8 +77,8 @@ def test_edges_of_ones_own() -> None:
 
 
 def test_uniform_edges_in_masking_time() -> None:
-    p = partition(noise=MaskingNoise(mask_id=0, schedule="cosine"), strategy="uniform")
-    times = MaskingNoise(mask_id=0, schedule="cosine").level(np.array(p.edges))
+    p = partition(noise=MaskingNoise(schedule="cosine"), strategy="uniform")
+    times = MaskingNoise(schedule="cosine").level(np.array(p.edges))
     np.testing.assert_allclose(times, [1, 2 / 3, 1 / 3, 0], atol=1e-12)
 
 
@@ -218,7 +218,7 @@ def test_left_grid_gives_every_block_its_noisy_end() -> None:
         (
             5,
             "karras",
-            MaskingNoise(mask_id=0),
+            MaskingNoise(),
             "sampling.grid is 'karras', which needs noise with a sigma; "
             "allowed with MaskingNoise: 'even' or 'left'",
         ),

@@ -410,7 +410,7 @@ def test_starting_noise_is_scaled_also_without_the_first_block(key: jax.Array) -
 
 
 def test_a_solver_goes_with_its_noise() -> None:
-    task = dataclasses.replace(gaussian(), noise=MaskingNoise(mask_id=3))
+    task = dataclasses.replace(gaussian(), noise=MaskingNoise())
     with pytest.raises(SettingError, match=r"solver is 'euler'; allowed: one of masked tokens"):
         Sampler(task, SamplingConfig())
     with pytest.raises(SettingError, match=r"solver is 'mean'; allowed: one of Gaussian noise"):

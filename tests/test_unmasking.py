@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from dbjax.categorical import draw, nucleus
 from dbjax.errors import SettingError
-from dbjax.noise import MaskingNoise
+from dbjax.noise import MASKED, MaskingNoise
 from dbjax.partition import Partition, PartitionConfig, make_partition
 from dbjax.sampling import Sampler
 from dbjax.task import Estimate
@@ -19,7 +19,6 @@ from dbjax.unmasking import UnmaskingConfig
 from tests.helpers import TaskStub
 
 VOCABULARY, LENGTH = 3, 2
-MASK = VOCABULARY
 JOINT = np.array([[0.30, 0.02, 0.03], [0.05, 0.25, 0.00], [0.10, 0.05, 0.20]])
 """Probability of each text of two tokens, which depend on each other."""
 
@@ -33,7 +32,7 @@ class ExactTask(TaskStub):
 
     @property
     def noise(self) -> MaskingNoise:
-        return MaskingNoise(MASK, self.schedule)
+        return MaskingNoise(self.schedule)
 
     @property
     def partition(self) -> Partition:
@@ -60,7 +59,7 @@ class ExactTask(TaskStub):
         u = self.noise.u_of(level)
         mine = (u >= params["u"][0] - 1e-5) & (u <= params["u"][1] + 1e-5)
         logits = jnp.where(mine[:, None, None], logits, jnp.nan)
-        return Estimate(jnp.where(z == MASK, jnp.argmax(logits, -1), z), logits)
+        return Estimate(jnp.where(z == MASKED, jnp.argmax(logits, -1), z), logits)
 
 
 def frequencies(tokens: Array) -> np.ndarray:
@@ -94,13 +93,13 @@ def test_as_many_are_shown_as_the_schedule_says(key):
     path = sampler(task.blocks(), key, 5_000, record=True).path
     assert path is not None
     assert path.logits is None
-    shown = np.mean(np.asarray(path.z) != MASK, axis=(1, 2))
+    shown = np.mean(np.asarray(path.z) != MASKED, axis=(1, 2))
     np.testing.assert_allclose(shown, np.arange(10) / 10, atol=0.02)
 
 
 def test_given_tokens_stay_and_are_read(key):
     task = ExactTask()
-    start = jnp.tile(jnp.array([[1, MASK]], jnp.int32), (5_000, 1))
+    start = jnp.tile(jnp.array([[1, MASKED]], jnp.int32), (5_000, 1))
     found = Sampler(task, UnmaskingConfig(num_steps=20))(task.blocks(), key, 5_000, start=start)
     expected = np.zeros_like(JOINT)
     expected[1] = JOINT[1] / JOINT[1].sum()

@@ -24,7 +24,7 @@ from dbjax.nn.mlp import GatedMLP
 from dbjax.nn.modulation import Modulation, layer_norm, modulate
 from dbjax.nn.rotary import RotaryAttention
 from dbjax.nn.stacked import StackedNetwork
-from dbjax.noise import MaskingNoise, expand
+from dbjax.noise import MASKED, MaskingNoise, expand
 from dbjax.partition import Partition
 from dbjax.task import Batch, Estimate, Metrics, Network, Params, spread_u
 
@@ -110,6 +110,7 @@ class Interface(nnx.Module):
         angles = jnp.outer(1000 * time, rates)
         features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
         condition = self.time(jax.nn.silu(self.expand_time(features)))
+        tokens = jnp.where(tokens == MASKED, self.tokens.num_embeddings - 1, tokens)
         return self.widen(self.tokens(tokens)).astype(jnp.float32), condition.astype(jnp.float32)
 
     def read_out(
@@ -170,7 +171,7 @@ class Layer(nnx.Module):
 class MaskedLM(StackedNetwork):
     """The raw network: pure functions of (parameters, tokens, time), and no parameters.
 
-    Token ids are 0 to vocabulary - 1, and vocabulary stands for "masked".
+    Token ids are 0 to vocabulary - 1, or `MASKED`.
     """
 
     def __init__(self, config: MaskedLMConfig, vocabulary: int) -> None:
@@ -204,11 +205,11 @@ class MaskedLM(StackedNetwork):
 class MaskedTask:
     """Prediction of masked tokens, weighted so that the losses make up the evidence bound.
 
-    A batch holds "tokens" [batch, length], ids below the vocabulary. z are token ids too.
+    A batch holds "tokens" [batch, length], ids below the vocabulary. z are token ids or `MASKED`.
 
     Attributes:
         network: logits from partly masked tokens and the time.
-        noise: masking, with the vocabulary's size as the id of "masked".
+        noise: masking.
         partition: who owns which share of masking and which layers.
         length: tokens of a sample.
     """
@@ -269,7 +270,7 @@ class MaskedTask:
         z = self.noise.corrupt(noise_key, tokens, time)
         logits = self.network.apply(params, z, time, key=network_key, remat=remat)
         entropy = optax.losses.softmax_cross_entropy_with_integer_labels(logits, tokens)
-        masked = z == self.noise.mask_id
+        masked = z == MASKED
         entropy = jnp.where(masked, entropy, 0.0)
         density = jnp.mean(expand(self.noise.weight(time), entropy) * entropy, axis=1)
         return density, jnp.sum(entropy) / jnp.maximum(jnp.sum(masked), 1)
@@ -289,7 +290,7 @@ class MaskedTask:
         """Logits, and the likeliest tokens in the place of masked ones."""
         logits = self.network.apply(params, z, level)
         likeliest = jnp.argmax(logits, axis=-1).astype(z.dtype)
-        return Estimate(jnp.where(z == self.noise.mask_id, likeliest, z), logits)
+        return Estimate(jnp.where(z == MASKED, likeliest, z), logits)
 
     def decode(self, z: Int[Array, "*batch length"]) -> Int[Array, "*batch length"]:
         """Tokens are their own units."""

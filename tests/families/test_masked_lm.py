@@ -12,7 +12,7 @@ from jaxtyping import Array
 from dbjax.errors import SettingError
 from dbjax.families.masked_lm import MaskedLM, MaskedLMConfig, MaskedTask
 from dbjax.metrics.likelihood import evidence_bound
-from dbjax.noise import MaskingNoise
+from dbjax.noise import MASKED, MaskingNoise
 from dbjax.partition import PartitionConfig, make_partition
 
 VOCABULARY, LENGTH = 5, 7
@@ -20,7 +20,7 @@ SMALL = MaskedLMConfig(depth=4, width=12, num_heads=3, mlp_hidden=10, embed_widt
 
 
 def task_of(network: Any, num_blocks: int = 2, **noise: Any) -> MaskedTask:
-    masking = MaskingNoise(VOCABULARY, **noise)
+    masking = MaskingNoise(**noise)
     partition = make_partition(PartitionConfig(num_blocks, overlap=0.0), masking, network.depth)
     return MaskedTask(network, masking, partition, LENGTH)
 
@@ -59,7 +59,7 @@ def restated(params: Any, tokens: np.ndarray, time: np.ndarray) -> np.ndarray:
     angle = 1000 * time[:, None] * rate
     hidden = dense(np.concatenate([np.sin(angle), np.cos(angle)], -1), outer["expand_time"])
     condition = sigmoid(dense(hidden * sigmoid(hidden), outer["time"]))
-    x = dense(outer["tokens"]["embedding"][tokens], outer["widen"])
+    x = dense(outer["tokens"]["embedding"][tokens], outer["widen"])  # the last row: masked
     for i in range(len(layers["modulation"]["linear"]["kernel"])):
         layer = jax.tree.map(lambda a, i=i: a[i], layers)
         vectors = dense(condition, layer["modulation"]["linear"])[:, None]
@@ -82,7 +82,7 @@ def restated(params: Any, tokens: np.ndarray, time: np.ndarray) -> np.ndarray:
 def test_network_is_that_of_md4(key):
     network = MaskedLM(SMALL, VOCABULARY)
     params = shaken(network.init(key, range(4)), key)
-    tokens = np.random.default_rng(0).integers(VOCABULARY + 1, size=(3, LENGTH)).astype(np.int32)
+    tokens = np.random.default_rng(0).integers(-1, VOCABULARY, size=(3, LENGTH)).astype(np.int32)
     time = np.array([0.0, 0.3, 1.0], np.float32)
     found = network.apply(params, jnp.asarray(tokens), jnp.asarray(time))
     np.testing.assert_allclose(found, restated(params, tokens, time), rtol=1e-3, atol=1e-4)
@@ -109,12 +109,12 @@ def test_only_masked_tokens_count_and_their_truth_is_hidden(key):
     params = shaken(task.init(key, 0), key)
     tokens = jax.random.randint(key, (1, LENGTH), 0, VOCABULARY)
     density, _ = task.density(params, tokens, jnp.array([1.0]), key)
-    masked = task.noise.corrupt(key, tokens, task.noise.level(jnp.array([1.0]))) == VOCABULARY
+    masked = task.noise.corrupt(key, tokens, task.noise.level(jnp.array([1.0]))) == MASKED
     assert not masked.any()
     assert density[0] == 0
     half = jnp.array([0.5])
     z = task.noise.corrupt(key, tokens, task.noise.level(half))
-    position = int(jnp.argmax(z[0] == VOCABULARY))
+    position = int(jnp.argmax(z[0] == MASKED))
     other = tokens.at[0, position].set((tokens[0, position] + 1) % VOCABULARY)
     np.testing.assert_array_equal(task.noise.corrupt(key, other, task.noise.level(half)), z)
 
