@@ -10,7 +10,7 @@ MAY_IMPORT = {
     "task": {"noise", "partition"},
     "nn": {"nn"},
     "classification": {"errors", "noise", "partition", "task"},
-    "families": {"classification", "errors", "families", "nn", "noise", "task"},
+    "families": {"classification", "errors", "families", "nn", "noise", "partition", "task"},
     "baselines": {
         "baselines",
         "classification",
