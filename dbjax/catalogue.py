@@ -9,6 +9,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dbjax import keys
+from dbjax.autoregressive import (
+    AutoregressiveConfig,
+    AutoregressiveTask,
+    FixedTable,
+    NextTokenTask,
+)
 from dbjax.baselines.contrastive import ContrastiveForwardForwardTask, ContrastiveViT
 from dbjax.baselines.forward_forward import (
     ForwardForwardConfig,
@@ -36,11 +42,13 @@ from dbjax.classification import (
 )
 from dbjax.data import DatasetInfo, TextConfig, TextInfo
 from dbjax.errors import SettingError, require
+from dbjax.families.ar_lm import ARConfig, ARDenoiser, PlainAR, PlainARConfig
 from dbjax.families.dit import DiT, DiTConfig
 from dbjax.families.masked_lm import MaskedLM, MaskedLMConfig, MaskedTask
 from dbjax.families.mlp import MLPConfig, make_mlp
 from dbjax.families.noprop import NoPropConfig, NoPropNetwork, SingleNetworkConfig
 from dbjax.families.vit import PlainViT, ViT, ViTConfig
+from dbjax.generation import GenerationConfig
 from dbjax.noise import MaskingNoise
 from dbjax.partition import Partition, make_partition
 from dbjax.settings import Settings
@@ -231,6 +239,22 @@ def _masked_lm(settings: Settings, info: TextInfo) -> MaskedTask:
     return MaskedTask(network, settings.noise, partition, info.length)
 
 
+def _ar_lm(settings: Settings, info: TextInfo) -> AutoregressiveTask:
+    shared = settings.placement.interface == "shared"
+    network = ARDenoiser(settings.model, info.vocabulary, trained_targets=shared)
+    # Blocks that never meet must aim at the same embeddings.
+    table = None if shared else FixedTable(keys.derive(settings.seed, "tokens"), network.width)
+    partition = make_partition(settings.partition, settings.noise, network.depth)
+    config = settings.own["autoregressive"]
+    return AutoregressiveTask(network, settings.noise, partition, config, info.length, table)
+
+
+def _plain_ar(settings: Settings, info: TextInfo) -> NextTokenTask:
+    network = PlainAR(settings.model, info.vocabulary)
+    partition = _one_block(settings, network.depth)
+    return NextTokenTask(network, settings.noise, partition, info.length)
+
+
 def _denoising(settings: Settings, info: DatasetInfo, network: Network) -> DenoisingTask:
     return DenoisingTask(
         network=network,
@@ -289,9 +313,21 @@ FAMILIES = {
         _masked_lm,
         {"data": TextConfig, "noise": MaskingNoise, "sampling": UnmaskingConfig},
     ),
+    "ar_lm": Family(
+        ARConfig,
+        _ar_lm,
+        {
+            "data": TextConfig,
+            "sampling": GenerationConfig,
+            "autoregressive": AutoregressiveConfig,
+        },
+    ),
+    "plain_ar": Family(
+        PlainARConfig, _plain_ar, {"data": TextConfig, "sampling": GenerationConfig}
+    ),
 }
 
 GENERATIVE = ("dit", "mlp")
 """Families whose models draw images or points."""
-TEXT = ("masked_lm",)
+TEXT = ("masked_lm", "ar_lm", "plain_ar")
 """Families whose models write text; those in neither list classify images."""

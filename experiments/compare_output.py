@@ -152,7 +152,7 @@ def comparison_figure(rows: Sequence[Row]) -> Figure:
         axes.grid()
     left, right = panels
     spread = max(costs[0]) / min(costs[0])
-    subs = (1.0, 2.0, 5.0) if spread < 4 else (1.0, 3.0) if spread < 100 else (1.0,)
+    subs = (1.0, 2.0, 5.0) if spread < 4 else (1.0, 3.0) if spread < 30 else (1.0,)
     left.xaxis.set_major_locator(LogLocator(subs=subs, numticks=7))
     left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_flops(value)))
     right.xaxis.set_major_locator(LogLocator(base=2, numticks=7))

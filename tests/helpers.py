@@ -197,3 +197,10 @@ def relative_distance(a: Any, b: Any) -> float:
 
     gaps = jax.tree.leaves(jax.tree.map(gap, a, b))
     return max(float("inf") if np.isnan(g) else g for g in gaps)
+
+
+def shaken(params: Any, key: jax.Array, size: float = 0.4) -> Any:
+    """Parameters with noise on them, so that none is zero and everything that can matter does."""
+    # Not by jax, which would compile a program for every shape.
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return jax.tree.map(lambda x: (x + size * rng.normal(size=x.shape)).astype(x.dtype), params)

@@ -50,7 +50,7 @@ class ViTConfig:
             patches, and the class token is read (appendix B). The plain ViT has none of this.
         label_scale: factor of the noisy label when it becomes a token. At 1, as released, it starts
             several times as large as the patches beside it, and blocks learn slowly to look past
-            its noise; configs/vit_fashion_mnist.py has what 0.1 is worth.
+            its noise.
         gates: what the gates of the block-wise network's layers start at: 0, as released, which
             makes every layer the identity; or 1, as if there were none.
         dtype: what matrices are multiplied in, float32 or bfloat16; parameters, residual stream,

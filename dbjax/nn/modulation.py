@@ -23,8 +23,8 @@ def layer_norm(
 
 def modulate(
     tokens: Float[Array, "batch tokens width"],
-    shift: Float[Array, "batch #tokens width"],
-    scale: Float[Array, "batch #tokens width"],
+    shift: Float[Array, "#batch #tokens width"],
+    scale: Float[Array, "#batch #tokens width"],
 ) -> Float[Array, "batch tokens width"]:
     """Scale and shift tokens, all of an example alike or each by itself: x (1 + scale) + shift."""
     return tokens * (1 + scale) + shift

@@ -148,7 +148,8 @@ class RotaryAttention(nnx.Module):
         else:
             mixed = jnp.einsum("bhqk,bkhd->bqhd", probabilities[..., :-1], values)
             mixed += jnp.einsum("bhq,bqhd->bqhd", probabilities[..., -1], own.value)
-        out: Array = self.out(mixed.reshape(*mixed.shape[:2], -1))
+        batch, count, heads, dim = mixed.shape
+        out: Array = self.out(mixed.reshape(batch, count, heads * dim))
         return out
 
     def __call__(

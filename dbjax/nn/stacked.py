@@ -1,13 +1,14 @@
 """Networks of equal layers as pure functions of stacked parameters."""
 
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 
 class StackedNetwork:
@@ -63,29 +64,37 @@ class StackedNetwork:
         trees = (jax.tree.map(lambda x: x[position], params[name]) for name in names)
         return nnx.merge(self._layer, *trees)
 
+    def layer_modules(self, params: Mapping[str, Any]) -> list[Any]:
+        """The modules of all layers in `params`."""
+        count = len(jax.tree.leaves(params["layers"])[0])
+        return [self.layer_module(params, position) for position in range(count)]
+
     def run_layers(
         self,
         params: Mapping[str, Any],
-        tokens: Float[Array, "batch tokens width"],
-        *context: Array,
+        tokens: Any,
+        *context: Any,
         key: PRNGKeyArray | None,
         remat: bool,
-    ) -> Float[Array, "batch tokens width"]:
+        run: Callable[..., Any] = operator.call,
+    ) -> Any:
         """Tokens after the layers in `params`.
 
         Args:
             params: the interface and any consecutive layers, as from `init`.
-            tokens: what the first layer reads.
+            tokens: what the first layer reads, [batch, tokens, width] or a tree of such streams.
             *context: what every layer reads besides.
             key: for dropout, folded with a layer's position in `params`; None is evaluation.
             remat: keep only each layer's input for the backward pass, compute the rest again.
+            run: what a layer does, called as (layer, tokens, *context, key); by default the layer
+                itself is called.
         """
 
-        def apply_layer(tokens: Array, numbered: tuple[Array, Any]) -> tuple[Array, None]:
+        def apply_layer(tokens: Any, numbered: tuple[Array, Any]) -> tuple[Any, None]:
             position, layer = numbered
             layer_key = None if key is None else jax.random.fold_in(key, position)
             module: Any = nnx.merge(self._layer, layer)
-            return module(tokens, *context, layer_key), None
+            return run(module, tokens, *context, layer_key), None
 
         if remat:
             apply_layer = jax.checkpoint(apply_layer, prevent_cse=False)

@@ -14,6 +14,9 @@ from dbjax.families.masked_lm import MaskedLM, MaskedLMConfig, MaskedTask
 from dbjax.metrics.likelihood import evidence_bound
 from dbjax.noise import MASKED, MaskingNoise
 from dbjax.partition import PartitionConfig, make_partition
+from tests.helpers import shaken
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 VOCABULARY, LENGTH = 5, 7
 SMALL = MaskedLMConfig(depth=4, width=12, num_heads=3, mlp_hidden=10, embed_width=6)
@@ -23,14 +26,6 @@ def task_of(network: Any, num_blocks: int = 2, **noise: Any) -> MaskedTask:
     masking = MaskingNoise(**noise)
     partition = make_partition(PartitionConfig(num_blocks, overlap=0.0), masking, network.depth)
     return MaskedTask(network, masking, partition, LENGTH)
-
-
-def shaken(params: Any, key: Array) -> Any:
-    """Parameters of which none is zero."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    noise = [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    return tree.unflatten([x + n for x, n in zip(leaves, noise, strict=True)])
 
 
 def restated(params: Any, tokens: np.ndarray, time: np.ndarray) -> np.ndarray:
@@ -81,7 +76,7 @@ def restated(params: Any, tokens: np.ndarray, time: np.ndarray) -> np.ndarray:
 
 def test_network_is_that_of_md4(key):
     network = MaskedLM(SMALL, VOCABULARY)
-    params = shaken(network.init(key, range(4)), key)
+    params = shaken(jax.jit(network.init, static_argnums=1)(key, (0, 1, 2, 3)), key)
     tokens = np.random.default_rng(0).integers(-1, VOCABULARY, size=(3, LENGTH)).astype(np.int32)
     time = np.array([0.0, 0.3, 1.0], np.float32)
     found = network.apply(params, jnp.asarray(tokens), jnp.asarray(time))
@@ -106,7 +101,7 @@ def test_a_fresh_model_knows_nothing(key):
 def test_only_masked_tokens_count_and_their_truth_is_hidden(key):
     """Where a token is shown, the loss does not depend on the answer; where masked, z does not."""
     task = task_of(MaskedLM(SMALL, VOCABULARY), num_blocks=1)
-    params = shaken(task.init(key, 0), key)
+    params = shaken(jax.jit(task.init, static_argnums=1)(key, 0), key)
     tokens = jax.random.randint(key, (1, LENGTH), 0, VOCABULARY)
     density, _ = task.density(params, tokens, jnp.array([1.0]), key)
     masked = task.noise.corrupt(key, tokens, task.noise.level(jnp.array([1.0]))) == MASKED
@@ -158,7 +153,7 @@ def test_without_looking_the_bound_is_the_unigram_entropy(schedule, num_blocks):
 
 def test_dropout_acts_in_training_only(key):
     network = MaskedLM(dataclasses.replace(SMALL, dropout=0.5), VOCABULARY)
-    params = shaken(network.init(key, range(4)), key)
+    params = shaken(jax.jit(network.init, static_argnums=1)(key, (0, 1, 2, 3)), key)
     tokens = jnp.zeros((2, LENGTH), jnp.int32)
     time = jnp.array([0.2, 0.7])
     still = network.apply(params, tokens, time)

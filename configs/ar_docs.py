@@ -1,0 +1,35 @@
+"""Autoregressive language model on the documentation that comes with Python, by characters.
+
+    python -m experiments.train --config=configs/ar_docs.py --workdir=runs/ar_blocks
+    python -m experiments.train --config=configs/ar_docs.py:end_to_end --workdir=runs/ar_twin
+    python -m experiments.evaluate --workdir runs/ar_blocks runs/ar_twin
+    python -m experiments.sample --workdir=runs/ar_blocks --prompt="The import statement"
+
+Some 400,000 characters of 96 kinds. `blocks` cuts 4 layers into 4 blocks; `end_to_end` is the plain
+language model of the same layers. Minutes on two CPU cores.
+"""
+
+from ml_collections import ConfigDict
+
+from dbjax.build import default_config
+
+
+def get_config(variant: str = "blocks") -> ConfigDict:
+    config = default_config({"blocks": "ar_lm", "end_to_end": "plain_ar"}[variant])
+    config.model.update(depth=4, width=96, num_heads=4, mlp_hidden=256)
+    if variant == "blocks":
+        config.model.update(condition_width=32, gates=1)
+        config.partition.update(num_blocks=4, overlap=0.1)
+    else:
+        config.partition.num_blocks = 1
+        config.sampling.num_steps = 1
+    # Below sigma = 0.2 an embedding tells its token by itself, and beyond 20 nothing.
+    config.noise.update(p_mean=0.5, p_std=1.0, sigma_min=0.2, sigma_max=20.0)
+    config.optimizer.update(
+        learning_rate=2e-3, warmup_steps=100, schedule="cosine", weight_decay=0.01, ema_decay=0.995
+    )
+    config.training.update(steps=2000, save_every=500)
+    config.placement.update(name="stacked", steps_per_dispatch=10)
+    config.sampling.update(batch_size=16, temperature=1.0)
+    config.data.update(name="docs", length=128, stride=32, batch_size=32)
+    return config
