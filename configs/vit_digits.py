@@ -7,7 +7,8 @@
 `blocks` cuts 6 layers into 3 blocks; `end_to_end` is the plain ViT by back-propagation, which makes
 the same number of layer evaluations. Accuracy is measured on the 360 test digits.
 
-Not tuned yet: blocks reached 0.917 after 1,275 steps each, the twin 0.989 after 1,500.
+Measured after 3,000 steps, one seed, a few minutes each on a CPU: 98.6 % and 99.4 %, with 23.7 and
+59.4 MiB to train (results/compare_digits.json, where other methods stand beside them).
 """
 
 from ml_collections import ConfigDict

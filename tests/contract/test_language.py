@@ -1,0 +1,94 @@
+"""What every family of text must hold: it stops, continues, and is the same wherever it trains."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbjax import session
+from dbjax.build import Setup, build
+from dbjax.config import load_config
+from dbjax.session import Model
+from dbjax.task import Task
+from tests.helpers import distance, same
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+BRIEF = {
+    "model.depth": 2,
+    "model.width": 8,
+    "model.num_heads": 2,
+    "model.mlp_hidden": 8,
+    "data.length": 12,
+    "data.stride": None,
+    "data.batch_size": 4,
+    "placement.steps_per_dispatch": 1,
+    "placement.steps_per_visit": 2,
+    "optimizer.warmup_steps": 0,
+}
+BLOCKS: dict[str, dict[str, Any]] = {
+    "mdm_docs.py:blocks": {"partition.num_blocks": 2, "model.embed_width": 4},
+    "ar_docs.py:blocks": {"partition.num_blocks": 2, "model.condition_width": 4},
+}
+TWINS: dict[str, dict[str, Any]] = {
+    "mdm_docs.py:end_to_end": {"model.embed_width": 4},
+    "ar_docs.py:end_to_end": {},
+}
+
+
+def method(name: str, **overrides: Any) -> Setup:
+    settings = {**BRIEF, **(BLOCKS | TWINS)[name], **overrides}
+    return build(load_config(CONFIGS / name, settings))
+
+
+def train(setup: Setup, steps: int, workdir: Path | None = None, **placement: Any) -> Model:
+    return session.run(
+        setup.trainer,
+        setup.dataset,
+        setup.data,
+        dataclasses.replace(setup.placement, **placement),
+        steps=steps,
+        workdir=workdir,
+        show=False,
+    )
+
+
+@pytest.mark.parametrize("name", BLOCKS | TWINS)
+def test_resumes_exactly(name: str, tmp_path: Path) -> None:
+    setup = method(name)
+    assert isinstance(setup.task, Task)
+    at_once = train(setup, 4)
+    train(setup, 2, tmp_path)
+    continued = train(setup, 4, tmp_path)
+    for block in range(setup.task.partition.num_blocks):
+        assert same(continued.blocks[block], at_once.blocks[block])
+        fresh = setup.trainer.init(block).params
+        assert distance(fresh["interface"], at_once.blocks[block]["interface"]) > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "interface"),
+    [
+        ("mdm_docs.py:blocks", "owned"),
+        ("ar_docs.py:blocks", "owned"),
+        # Only this family has other parameters then: the targets.
+        ("ar_docs.py:blocks", "shared"),
+    ],
+)
+def test_placements_agree(name: str, interface: str) -> None:
+    setup = method(name, **{"placement.interface": interface, "placement.sync_every": 1})
+    models = [
+        train(setup, 3, name=placement, **settings)
+        for placement, settings in (
+            ("stacked", {}),
+            ("sequential", {"steps_per_visit": 1}),
+            ("sharded", {"devices": 4, "groups": 2}),
+        )
+    ]
+    for other in models[1:]:
+        for block in range(2):
+            assert distance(models[0].blocks[block], other.blocks[block]) < 1e-4
+    interfaces = [models[0].blocks[block]["interface"] for block in range(2)]
+    assert same(*interfaces) == (interface == "shared")
