@@ -35,6 +35,10 @@ class NoiseProcess(Protocol):
     spread evenly by eye (ln sigma, or time): uniform partitions and overlaps are measured in it.
     """
 
+    @property
+    def level_name(self) -> str:
+        """What a level is: "sigma" or "time"."""
+
     def level(self, u: Real) -> Real:
         """Level of noise at which the share `u` of the training mass has been denoised."""
 
@@ -70,6 +74,7 @@ class GaussianNoise(abc.ABC):
 
     sigma_min: float
     sigma_max: float
+    level_name = "sigma"
 
     @abc.abstractmethod
     def level(self, u: Real) -> Real:
@@ -239,6 +244,7 @@ class MaskingNoise:
 
     schedule: str = "linear"
     eps: float = 1e-4
+    level_name = "time"
 
     def __post_init__(self) -> None:
         require(

@@ -18,7 +18,7 @@ from PIL import Image
 
 from dbjax import sampling
 from dbjax.data.dataset import DatasetInfo
-from dbjax.noise import NoiseProcess
+from dbjax.noise import GaussianNoise, NoiseProcess
 from dbjax.partition import Grid, Partition
 
 # Found by search: contrast of about 3 or more on white and on black, and as far apart as that
@@ -243,33 +243,36 @@ def partition_figure(partition: Partition, noise: NoiseProcess, grid: Grid) -> F
     """Who owns which noise: the training density by block, training ranges, sampling steps."""
     figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
     density, lanes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    logs = np.linspace(np.log(noise.level(1.0)), np.log(noise.level(0.0)), 400)
-    # u is the share of training that is noisier, so the density per unit of ln sigma is its slope.
-    bell = -np.gradient(np.asarray(noise.u_of(np.exp(logs))), logs)
+    scaled = np.exp if isinstance(noise, GaussianNoise) else np.asarray
+    spread = np.linspace(float(noise.natural(1.0)), float(noise.natural(0.0)), 400)
+    # u is the share of training that is noisier, so the density per unit of ln sigma, or of time,
+    # is its slope.
+    bell = -np.gradient(np.asarray(noise.u_of(scaled(spread))), spread)
     for b in range(partition.num_blocks):
-        clean, noisy = (np.log(noise.level(partition.edges[b + i])) for i in (1, 0))
-        own = np.concatenate([[clean], logs[(logs > clean) & (logs < noisy)], [noisy]])
-        height = np.interp(own, logs, bell)
+        clean, noisy = (float(noise.natural(partition.edges[b + i])) for i in (1, 0))
+        own = np.concatenate([[clean], spread[(spread > clean) & (spread < noisy)], [noisy]])
+        height = np.interp(own, spread, bell)
         colour = block_colour(b)
-        density.fill_between(np.exp(own), height, color=colour, alpha=0.55, lw=0)
-        density.plot(np.exp(own), height, color=colour, label=f"block {b}")
+        density.fill_between(scaled(own), height, color=colour, alpha=0.55, lw=0)
+        density.plot(scaled(own), height, color=colour, label=f"block {b}")
         share = partition.edges[b + 1] - partition.edges[b]
         if share > 0.1:  # narrower ones have no room for a number
-            middle = float(np.log(noise.level(partition.edges[b] + share / 2)))
-            at = float(np.interp(middle, logs, bell)) / 2
-            density.text(np.exp(middle), at, f"{share:.0%}", ha="center", va="center", fontsize=9)
+            middle = float(noise.natural(partition.edges[b] + share / 2))
+            at = float(np.interp(middle, spread, bell)) / 2
+            density.text(scaled(middle), at, f"{share:.0%}", ha="center", va="center", fontsize=9)
         wide = [float(noise.level(u)) for u in partition.intervals[b]]
         lane = 2 - b % 2
         lanes.plot(wide, [lane] * 2, color=colour, alpha=0.45, lw=7, solid_capstyle="butt")
-        lanes.plot(np.exp([clean, noisy]), [lane] * 2, color=colour, lw=3, solid_capstyle="butt")
+        lanes.plot(scaled([clean, noisy]), [lane] * 2, color=colour, lw=3, solid_capstyle="butt")
     for level, block in zip(grid.levels, grid.blocks, strict=True):
         lanes.plot([level] * 2, [-0.3, 0.3], color=block_colour(block), lw=1)
-    density.set(ylim=(0, None), ylabel="share of training\nper unit of ln σ")
+    unit = "ln σ" if noise.level_name == "sigma" else noise.level_name
+    density.set(ylim=(0, None), ylabel=f"share of training\nper unit of {unit}")
     density.grid(axis="y")
     lanes.set(ylim=(-0.6, 2.6), yticks=[0, 1.5], yticklabels=["sampled at", "trained on"])
     lanes.tick_params(axis="y", length=0)
     lanes.spines["left"].set_visible(False)
-    _noise_axis(lanes)
+    _noise_axis(lanes, noise.level_name)
     add_legend(figure)
     return figure
 
@@ -330,38 +333,43 @@ def loss_over_noise_figure(
     other_name: str = "end to end",
     *,
     meaning: str = SQUARED_ERROR,
+    level: str = "sigma",
 ) -> Figure:
     """Loss at each noise level, in the colour of the block that owns it, beside another run's.
 
     Args:
-        rows: "loss_over_noise" of `evaluation.json`, with "sigma", "block" and "loss".
+        rows: "loss_over_noise" of `evaluation.json`, with the level, "block" and "loss".
         other: those of the other run.
         other_name: what to call it.
         meaning: what the loss is.
+        level: what the noise calls its level (`NoiseProcess.level_name`).
     """
     figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
     axes = figure.add_subplot()
     for b in sorted({int(row["block"]) for row in rows}):
-        own = np.array([(row["sigma"], row["loss"]) for row in rows if row["block"] == b])
+        own = np.array([(row[level], row["loss"]) for row in rows if row["block"] == b])
         axes.plot(*own.T, color=block_colour(b), marker="o", ms=3.5, label=f"block {b}")
     if other:
-        theirs = np.array([(row["sigma"], row["loss"]) for row in other])
+        theirs = np.array([(row[level], row["loss"]) for row in other])
         axes.plot(*theirs.T, color=INK, ls=(0, (4, 2)), label=other_name)
     axes.set_ylim(bottom=0)
     axes.set_ylabel(f"loss ({meaning})")
     axes.grid()
-    _noise_axis(axes)
+    _noise_axis(axes, level)
     add_legend(figure)
     return figure
 
 
-def _noise_axis(axes: Axes) -> None:
-    """ln sigma from noise to clean, left to right, as samples are made."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+def _noise_axis(axes: Axes, level: str) -> None:
+    """ln sigma, or time, from noise to clean, left to right, as samples are made."""
+    label = f"{level}, from all masked (1) to clean (0)"
+    if level == "sigma":
+        label = "noise level σ (model units), from noisy to clean"
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.invert_xaxis()
-    axes.set_xlabel("noise level σ (model units), from noisy to clean")
+    axes.set_xlabel(label)
 
 
 def add_legend(figure: Figure) -> None:

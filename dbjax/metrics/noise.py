@@ -24,7 +24,7 @@ def loss_over_noise(
         seed: of the noise, the same at every level.
 
     Returns:
-        Rows of u, level ("sigma"), block and loss, noisiest first.
+        Rows of u, level (as the noise names it: "sigma"), block and loss, noisiest first.
     """
     examples = to_device(batch)
     loss = jax.jit(lambda params, interval, key: task.loss(params, examples, interval, key)[0])
@@ -34,5 +34,6 @@ def loss_over_noise(
         interval = jnp.full(2, u, jnp.float32)
         value = loss(to_device(blocks[block]), interval, keys.derive(seed, "evaluate"))
         level = float(task.noise.level(u))
-        rows.append({"u": float(u), "sigma": level, "block": block, "loss": float(value)})
+        named = {task.noise.level_name: level}
+        rows.append({"u": float(u), **named, "block": block, "loss": float(value)})
     return rows
