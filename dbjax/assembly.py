@@ -7,11 +7,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from dbjax.checkpoint import Checkpoints
-from dbjax.config import config_differences
 from dbjax.errors import SettingError
 from dbjax.partition import parse_blocks
 from dbjax.transfer import columns, copy_metrics, latest_steps, listed
-from dbjax.workdir import MAY_CHANGE, claim, read_config
+from dbjax.workdir import claim, read_config, run_differences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +112,7 @@ def _check_same_run(first: Source, other: Source) -> None:
             f"seed is {first.config.seed} in {first.workdir} and {other.config.seed} in "
             f"{other.workdir}; allowed: one seed, since interface and layers are drawn from it"
         )
-    differences = config_differences(first.config, other.config, ignore=MAY_CHANGE)
+    differences = run_differences(first.config, other.config)
     if differences:
         raise SettingError(
             f"{first.workdir} (there) and {other.workdir} (here) are of different configs, "

@@ -81,6 +81,7 @@ class Monitor:
         log_every: int,
         journals: Mapping[int, Journal] | None = None,
         title: str = "train",
+        unit: str = "images",
         show: bool = True,
     ) -> None:
         """Begins watching.
@@ -92,16 +93,18 @@ class Monitor:
             log_every: steps of a block between its rows in the journal.
             journals: where rows of a block go, for the blocks that have one.
             title: first word of the progress bar.
+            unit: what examples are, in the plural.
             show: whether to draw one.
         """
         self._steps = dict(steps)
         self._batch_size = batch_size
+        self._unit = unit
         self._log_every = log_every
         self._journals = journals or {}
         self._pending: Chunk | None = None
         self._window: dict[int, list[dict[str, np.ndarray]]] = {b: [] for b in steps}
         self._losses: dict[int, float] = {}
-        # (time, images so far) of the latest chunks: speed is what lies between first and last.
+        # (time, examples so far) of the latest chunks: speed is what lies between first and last.
         self._progress: deque[tuple[float, int]] = deque(maxlen=20)
         self._bar = tqdm(
             desc=title,
@@ -136,12 +139,12 @@ class Monitor:
     def _read(self, chunk: Chunk) -> None:
         metrics = jax.device_get(chunk.metrics)
         before = self._progress[-1][1] if self._progress else 0
-        images = chunk.num_steps * len(metrics) * self._batch_size
-        self._progress.append((time.perf_counter(), before + images))
+        examples = chunk.num_steps * len(metrics) * self._batch_size
+        self._progress.append((time.perf_counter(), before + examples))
         for block, values in metrics.items():
             self._record(block, chunk.num_steps, values)
         losses = " ".join(f"{self._losses[b]:.3f}" for b in sorted(self._losses))
-        speed = "" if self._rate is None else f" · {_short(self._rate)} images/s"
+        speed = "" if self._rate is None else f" · {_short(self._rate)} {self._unit}/s"
         self._bar.set_postfix_str(
             f"step {min(self._steps.values())} · loss {losses}{speed} · {_memory()}", refresh=False
         )
@@ -149,7 +152,7 @@ class Monitor:
 
     @property
     def _rate(self) -> float | None:
-        """Images per second lately; None before there are two chunks to compare."""
+        """Examples per second lately; None before there are two chunks to compare."""
         (first, before), (last, after) = self._progress[0], self._progress[-1]
         return (after - before) / (last - first) if last > first else None
 
@@ -173,7 +176,7 @@ class Monitor:
                 for name in rows[0]
             }
             if block in self._journals:
-                speed = {} if self._rate is None else {"images_per_second": self._rate}
+                speed = {} if self._rate is None else {"examples_per_second": self._rate}
                 self._journals[block].write(after, means | speed)
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from dbjax.build import read_settings, task_and_trainer
 from dbjax.config import load_config
-from dbjax.data import DataConfig
+from dbjax.data import TextInfo
 from dbjax.data.registry import describe_dataset
 from dbjax.memory import StepMemory, placement_memory
 from dbjax.placement import PlacementConfig, make_placement
@@ -70,13 +70,13 @@ class Row:
     Attributes:
         choice: the way to train.
         memory: as compiled, bytes on one device.
-        images_per_second: as measured, over all blocks, as the progress bar of training counts.
+        examples_per_second: as measured, over all blocks, as the progress bar of training counts.
         measured_peak: bytes, where devices report them.
     """
 
     choice: Choice
     memory: StepMemory
-    images_per_second: float | None = None
+    examples_per_second: float | None = None
     measured_peak: int | None = None
 
 
@@ -119,7 +119,7 @@ class Plan:
         for b in self._num_blocks:
             self._build(Choice(b, "none", self.settings.data.batch_size))
         for size in batch_sizes or ():
-            DataConfig(batch_size=size)
+            dataclasses.replace(self.settings.data, batch_size=size)
 
     def rows(self, progress: Callable[[list[Choice]], Iterable[Choice]] = iter) -> list[Row]:
         """Every choice with its memory. `progress` is handed what is going to be compiled."""
@@ -140,7 +140,7 @@ class Plan:
         settings, trainer, batch = self._build(row.choice)
         speed = measure_speed(settings.placement, trainer, batch)
         peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use", 0) for d in jax.local_devices()]
-        return dataclasses.replace(row, images_per_second=speed, measured_peak=max(peaks) or None)
+        return dataclasses.replace(row, examples_per_second=speed, measured_peak=max(peaks) or None)
 
     def best(self, rows: Iterable[Row]) -> Row | None:
         """Of those that fit: what changes least of the config's result, then what is fastest."""
@@ -195,8 +195,12 @@ class Plan:
         overrides = choice.overrides(self.config)
         settings = read_settings(load_config(self._file, [*self._given, *overrides]))
         _, trainer = task_and_trainer(settings, self.data.info)
-        size, views = choice.batch_size, settings.data.views
-        shape = (*((views,) if views > 1 else ()), *self.data.info.image_shape)
+        size, info = choice.batch_size, self.data.info
+        if isinstance(info, TextInfo):
+            tokens = jax.ShapeDtypeStruct((size, info.length), self.data.dtype)
+            return settings, trainer, {"tokens": tokens}
+        views = settings.data.views
+        shape = (*((views,) if views > 1 else ()), *info.image_shape)
         batch = {
             "image": jax.ShapeDtypeStruct((size, *shape), self.data.dtype),
             "label": jax.ShapeDtypeStruct((size,), np.int32),
@@ -213,7 +217,7 @@ def measure_speed(config: PlacementConfig, trainer: Trainer, batch: Batch) -> fl
         batch: the shape of one batch of one block.
 
     Returns:
-        Images per second in the second dispatch, over all blocks.
+        Examples per second in the second dispatch, over all blocks.
     """
     num_steps = config.steps_per_dispatch
     config = dataclasses.replace(config, steps_per_visit=num_steps)
@@ -226,7 +230,7 @@ def measure_speed(config: PlacementConfig, trainer: Trainer, batch: Batch) -> fl
     start = time.perf_counter()
     _advance(placement, 2 * num_steps)
     seconds = time.perf_counter() - start
-    return len(blocks) * num_steps * batch["label"].shape[0] / seconds
+    return len(blocks) * num_steps * jax.tree.leaves(batch)[0].shape[0] / seconds
 
 
 def _advance(placement: Placement, target: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
@@ -23,7 +24,7 @@ from dbjax.noise import LogNormalNoise
 from dbjax.optimizer import OptimizerConfig, make_optimizer
 from dbjax.partition import PartitionConfig, make_partition
 from dbjax.placement import PlacementConfig, held_blocks, holders, make_placement
-from dbjax.sampling import Sampler, SamplingConfig, Trajectory
+from dbjax.sampling import Sampler, Samples, SamplingConfig, Trajectory
 from dbjax.task import DenoisingTask, Network, Params, Task
 from dbjax.training import BlockState, Trainer
 from dbjax.workdir import hold
@@ -48,6 +49,7 @@ class Model:
         num_samples: int,
         *,
         label: Int[np.ndarray, " samples"] | None = None,
+        start: np.ndarray | None = None,
         sampler: Sampler | None = None,
         seed: int = 0,
         progress: Callable[[int], object] = lambda count: None,
@@ -57,7 +59,10 @@ class Model:
         Args:
             num_samples: how many.
             label: class of each, for conditional models.
-            sampler: grid, steps, solver, guidance; None is `Sampler(task, SamplingConfig())`.
+            start: [num_samples, ...] z at u = 0 in place of a draw from the prior: texts with
+                masked tokens to fill in.
+            sampler: grid, steps, solver, guidance; None is `Sampler(task, SamplingConfig())`, for
+                Gaussian noise.
             seed: of the starting noise.
             progress: told the number of samples after each batch.
 
@@ -68,12 +73,18 @@ class Model:
         label = self._check_labels(label, num_samples)
         size = min(sampler.batch_size, num_samples)
         done: list[np.ndarray] = []
-        for start in range(0, num_samples, size):
+        for first in range(0, num_samples, size):
             # Every batch is drawn at full size, so that one compiled program serves them all.
-            index = np.arange(start, start + size) % num_samples
+            index = np.arange(first, first + size) % num_samples
             condition = None if label is None else label[index]
-            drawn = sampler(self.blocks, keys.derive(seed, "sample", start), size, condition)
-            done.append(np.asarray(self.task.decode(drawn.clean))[: num_samples - start])
+            drawn = sampler(
+                self.blocks,
+                keys.derive(seed, "sample", first),
+                size,
+                condition,
+                start=None if start is None else jnp.asarray(start[index]),
+            )
+            done.append(np.asarray(self.task.decode(drawn.clean))[: num_samples - first])
             progress(len(done[-1]))
         return np.concatenate(done)
 
@@ -86,18 +97,34 @@ class Model:
         seed: int = 0,
     ) -> Trajectory:
         """How samples came to be: noisy data and estimate at each step, in raw units."""
-        sampler = sampler or Sampler(self.task, SamplingConfig())
-        label = self._check_labels(label, num_samples)
-        key = keys.derive(seed, "sample", 0)
-        path = sampler(self.blocks, key, num_samples, label, record=True).path
+        path = self.walk(num_samples, label=label, sampler=sampler, seed=seed).path
         assert path is not None
         return path._replace(z=self.task.decode(path.z), clean=self.task.decode(path.clean))
+
+    def walk(
+        self,
+        num_samples: int,
+        *,
+        label: Int[np.ndarray, " samples"] | None = None,
+        start: np.ndarray | None = None,
+        sampler: Sampler | None = None,
+        seed: int = 0,
+    ) -> Samples:
+        """Samples, drawn together, and the way to them, in the model's units.
+
+        The arguments are those of `sample`.
+        """
+        sampler = sampler or Sampler(self.task, SamplingConfig())
+        label = self._check_labels(label, num_samples)
+        z = None if start is None else jnp.asarray(start)
+        key = keys.derive(seed, "sample", 0)
+        return sampler(self.blocks, key, num_samples, label, start=z, record=True)
 
     def _check_labels(self, label: Any, num_samples: int) -> np.ndarray | None:
         if label is None:
             return None
         label = np.asarray(label, np.int32)
-        classes = self.task.num_classes
+        classes = getattr(self.task, "num_classes", 0)
         require(label.shape == (num_samples,), "shape of label", label.shape, f"({num_samples},)")
         allowed = f"classes 0 to {classes - 1}" if classes else "None: the model knows no classes"
         good = bool(np.all((label >= 0) & (label < classes)))
@@ -190,6 +217,7 @@ def run(
             log_every=log_every,
             journals=journals,
             title=title,
+            unit=dataset.info.unit,
             show=show and jax.process_index() == 0,
         )
         resources.callback(monitor.close)

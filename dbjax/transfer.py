@@ -51,15 +51,16 @@ class Transfer:
     steps: Mapping[int, int]
 
     def table(self) -> str:
-        """A line for each new block: layers, sigma, where its weights come from, what is done."""
-        partition, level = self.new.task.partition, self.new.task.noise.level
-        rows = [("block", "layers", "sigma", f"weights from {self.source}", "")]
+        """A line for each new block: layers, levels, where its weights come from, what is done."""
+        partition, noise = self.new.task.partition, self.new.task.noise
+        rows = [("block", "layers", noise.level_name, f"weights from {self.source}", "")]
         for b, origin in enumerate(self.origins):
-            sigma = f"{level(partition.edges[b + 1]):.3g}-{level(partition.edges[b]):.3g}"
+            noisy, clean = (noise.level(u) for u in partition.edges[b : b + 2])
+            owned = f"{clean:.3g}-{noisy:.3g}"
             layers = partition.layers[b]
             kept = f"kept, step {self.steps[origin.interface]}"
             done = "trained" if b in self.trained else kept
-            rows.append((str(b), span(layers), sigma, origin.describe(layers), done))
+            rows.append((str(b), span(layers), owned, origin.describe(layers), done))
         return columns(rows)
 
     def begin(self, workdir: Path) -> dict[int, Params]:
@@ -168,9 +169,10 @@ def plan(
     if config.data.name == new.config.data.name:
         config.data.data_dir = new.config.data.data_dir
     old = build(config)
-    for name in ("image_shape", "num_classes"):
-        there, wanted = getattr(old.dataset.info, name), getattr(new.dataset.info, name)
-        require(there == wanted, f"{name} of the data of {source}", there, f"{wanted}, as here")
+    there = old.dataset.info.kind
+    for name, wanted in new.dataset.info.kind.items():
+        found = there[name]
+        require(found == wanted, f"{name} of the data of {source}", found, f"{wanted}, as here")
     origins = regroup(old.task.partition, new.task.partition)
     if blocks is None:
         name = new.placement.name

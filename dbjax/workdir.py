@@ -48,7 +48,7 @@ def claim(path: str | Path, config: ConfigDict) -> Path:
     workdir = Path(path).absolute()
     existing = _existing_config(workdir)
     if existing is not None:
-        differences = config_differences(existing, config, ignore=MAY_CHANGE)
+        differences = run_differences(existing, config)
         if differences:
             more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
             raise SettingError(
@@ -69,6 +69,16 @@ def claim(path: str | Path, config: ConfigDict) -> Path:
     temporary.write_text(config_to_json(config))
     os.replace(temporary, workdir / "config.json")
     return workdir
+
+
+def run_differences(there: ConfigDict, here: ConfigDict) -> list[str]:
+    """Where the configs of two runs differ in what changes a step; see `config_differences`.
+
+    A tokenizer may have moved to another path: checkpoints know the data that it made.
+    """
+    paths = [config.get("data", {}).get("tokenizer") or "" for config in (there, here)]
+    moved = ("data.tokenizer",) if all(path.endswith(".json") for path in paths) else ()
+    return config_differences(there, here, ignore=(*MAY_CHANGE, *moved))
 
 
 @contextlib.contextmanager

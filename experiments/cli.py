@@ -1,6 +1,7 @@
 """What all programs share: arguments, refusals, a description of the run."""
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ from ml_collections import ConfigDict
 
 from dbjax.build import Setup
 from dbjax.config import load_config
+from dbjax.data import DatasetInfo, TextInfo
 from dbjax.errors import SettingError
 from dbjax.monitor import Diverged
+from dbjax.noise import MaskingNoise
 from dbjax.workdir import read_config
 
 OVERRIDES = """
@@ -81,15 +84,23 @@ def describe(setup: Setup) -> str:
         for b in range(partition.num_blocks)
     ]
     millions = [sum(x.size for x in jax.tree.leaves(s)) / 1e6 for s in shapes]
-    ranges = " | ".join(
-        f"{task.noise.level(hi):.3g}-{task.noise.level(lo):.3g}"
-        for lo, hi in zip(partition.edges[:-1], partition.edges[1:], strict=True)
-    )
+    masks = isinstance(task.noise, MaskingNoise)
+    # u of masks is the share that is not masked.
+    ends = [f"{1 - u if masks else task.noise.level(u):.3g}" for u in partition.edges]
+    ranges = " | ".join(f"{clean}-{noisy}" for noisy, clean in itertools.pairwise(ends))
+    level = "masked share" if masks else f"noise {task.noise.level_name}"
     layers = "+".join(str(len(own)) for own in partition.layers)
     sizes = "+".join(f"{m:.2f}" for m in millions)
     return (
-        f"{setup.config.family} on {info.name} ({info.size} samples of {info.image_shape}), "
+        f"{setup.config.family} on {info.name} ({info.size} samples of {shape_in_words(info)}), "
         f"{layers} layers, {sizes} M parameters, {jax.default_backend()}\n"
-        f"noise sigma by block: {ranges}; placement {setup.placement.name}, "
+        f"{level} by block: {ranges}; placement {setup.placement.name}, "
         f"{setup.placement.interface} interface"
     )
+
+
+def shape_in_words(info: DatasetInfo | TextInfo) -> str:
+    """Of one example: 32x32x3, or 256 tokens of 27 kinds."""
+    if isinstance(info, TextInfo):
+        return f"{info.length} tokens of {info.vocabulary} kinds"
+    return "x".join(map(str, info.image_shape))

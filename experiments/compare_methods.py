@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from dbjax.build import Setup, build
-from dbjax.catalogue import FAMILIES, GENERATIVE
+from dbjax.catalogue import FAMILIES, GENERATIVE, TEXT
 from dbjax.config import load_config
 from dbjax.data import make_stream
 from dbjax.errors import SettingError, require
@@ -148,8 +148,9 @@ def _read_file(file: Path) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
 def _check(setup: Setup, num_seeds: int) -> None:
     """Refuses what cannot be trained here or be compared."""
     family, placement = setup.config.family, setup.placement.name
-    classifiers = " or ".join(repr(name) for name in FAMILIES if name not in GENERATIVE)
-    require(family not in GENERATIVE, "family", family, f"a classifier: {classifiers}")
+    classifiers = [name for name in FAMILIES if name not in (*GENERATIVE, *TEXT)]
+    allowed = f"a classifier: {' or '.join(map(repr, classifiers))}"
+    require(family in classifiers, "family", family, allowed)
     allowed = "any other: methods are trained in this process"
     require(placement != "isolated", "placement.name", placement, allowed)
     last = setup.config.seed + num_seeds - 1

@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
-from dbjax.build import build
+from dbjax.build import Setup, build
 from dbjax.checkpoint import Checkpoints
 from dbjax.errors import SettingError, require
 from dbjax.loop import Interruption
@@ -73,7 +73,7 @@ def launch(config: ConfigDict, path: Path, processes: int | None = None) -> int:
         with Interruption() as interrupted:
             for i, blocks in enumerate(groups):
                 children.append(Child(workdir, blocks, device_variables(backend, i, os.environ)))
-            _watch(children, target, setup.data.batch_size, interrupted)
+            _watch(children, target, setup, interrupted)
     finally:
         for child in children:
             child.process.kill()
@@ -195,7 +195,7 @@ class Child:
             return refusals[-1].removeprefix("error: "), True
         return lines[-1], False
 
-    def progress(self, target: int, batch_size: int) -> dict[int, tuple[int, str]]:
+    def progress(self, target: int, batch_size: int, unit: str) -> dict[int, tuple[int, str]]:
         """Steps of each of its blocks, and a few words on it."""
         if self.outcome is not None:
             return {b: (step, self.outcome) for b, step in self.saved().items()}
@@ -205,9 +205,9 @@ class Child:
         told = {}
         for b, row in rows.items():
             words = [f"loss {row['loss']:.3f}"] if row else ["starting"]
-            if speed := row.get("images_per_second"):
+            if speed := row.get("examples_per_second"):
                 time_left = tqdm.format_interval(left / speed)
-                words += [f"{tqdm.format_sizeof(speed)} images/s", f"{time_left} left"]
+                words += [f"{tqdm.format_sizeof(speed)} {unit}/s", f"{time_left} left"]
             if self._restarts.total:
                 words += [f"restarts: {self._restarts.total}"]
             told[b] = (steps[b], " · ".join(words))
@@ -225,8 +225,9 @@ class Child:
         return row if row.get("time", 0) > self._started else {}
 
 
-def _watch(children: Sequence[Child], target: int, batch_size: int, stop: Interruption) -> None:
+def _watch(children: Sequence[Child], target: int, setup: Setup, stop: Interruption) -> None:
     """Shows a line for each block, or text once a minute, until all processes ended for good."""
+    batch_size, unit = setup.data.batch_size, setup.dataset.info.unit
     blocks = [b for child in children for b in child.blocks if sys.stderr.isatty()]
     bars = {b: tqdm(desc=f"block {b}", total=target, bar_format=_BAR) for b in blocks}
     told, asked, running = time.monotonic(), False, list(children)
@@ -242,7 +243,7 @@ def _watch(children: Sequence[Child], target: int, batch_size: int, stop: Interr
                 told = time.monotonic()
             for child in running:
                 child.look(target, stop())
-                for b, (step, words) in child.progress(target, batch_size).items():
+                for b, (step, words) in child.progress(target, batch_size, unit).items():
                     if bars:
                         bars[b].n = step
                         bars[b].set_postfix_str(words)

@@ -72,7 +72,7 @@ def table(rows: Sequence[Row], plan: Plan, best: Row | None) -> str:
     unit, name = _unit(max(row.memory.total for row in rows))
     peaks = any(row.measured_peak for row in rows)
     header = [" ", "B", "remat", "placement", "batch", *PARTS]
-    lines = [[*header, *(["measured"] if peaks else []), "images/s"]]
+    lines = [[*header, *(["measured"] if peaks else []), f"{plan.data.info.unit}/s"]]
     for row in rows:
         choice = row.choice
         where = choice.placement
@@ -83,7 +83,7 @@ def table(rows: Sequence[Row], plan: Plan, best: Row | None) -> str:
         line += [f"{getattr(row.memory, part) / unit:.2f}" for part in PARTS.values()]
         if peaks:
             line.append(f"{row.measured_peak / unit:.2f}" if row.measured_peak else "-")
-        speed = row.images_per_second
+        speed = row.examples_per_second
         lines.append([*line, "-" if speed is None else f"{speed:.0f}"])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     # Numbers end below each other, words begin so.
@@ -91,8 +91,8 @@ def table(rows: Sequence[Row], plan: Plan, best: Row | None) -> str:
     text = ["  ".join(map(lambda pad, cell, width: pad(cell, width), pads, line, widths))
             for line in lines]  # fmt: skip
     legend = [f"{name} on one device. + fits, > is recommended."]
-    if all(row.images_per_second is None for row in rows):
-        legend[0] += " For images/s, --measure."
+    if all(row.examples_per_second is None for row in rows):
+        legend[0] += f" For {plan.data.info.unit}/s, --measure."
     if any(row.choice.placement == "sharded" for row in rows):
         legend.append("sharded GxW: G groups of blocks, each batch shared out among W devices.")
     return "\n".join(["", *map(str.rstrip, text), "", *legend, ""])
@@ -147,8 +147,7 @@ def _heading(file: str, plan: Plan, simulated: bool) -> str:
     info, backend = plan.data.info, jax.default_backend()
     devices = "one device" if plan.devices == 1 else f"each of {plan.devices} devices"
     lines = [
-        f"{file}: {info.name} {'x'.join(map(str, info.image_shape))}, "
-        f"{_amount(plan.memory)} on {devices}",
+        f"{file}: {info.name} {cli.shape_in_words(info)}, {_amount(plan.memory)} on {devices}",
         f"compiled by XLA for {backend}, nothing allocated",
     ]
     if simulated:

@@ -31,6 +31,14 @@ class Facts(Protocol):
     def fingerprint(self) -> str:
         """Hash of the content, so that a run is not resumed on other data."""
 
+    @property
+    def unit(self) -> str:
+        """What examples are, in the plural."""
+
+    @property
+    def kind(self) -> dict[str, object]:
+        """What a network is made for: equal for data that blocks can be handed on between."""
+
 
 Info = TypeVar("Info", bound=Facts)
 
@@ -60,6 +68,12 @@ class DatasetInfo:
     std: float
     max_value: float | None
     fingerprint: str
+    unit = "images"
+
+    @property
+    def kind(self) -> dict[str, object]:
+        """See `Facts`."""
+        return {"image_shape": self.image_shape, "num_classes": self.num_classes}
 
 
 class Source(abc.ABC):

@@ -47,6 +47,16 @@ class TextInfo:
     size: int
     fingerprint: str
     codec: Codec
+    unit = "sequences"
+
+    @property
+    def kind(self) -> dict[str, object]:
+        """See `Facts`. Other characters or another tokenizer give the same ids other meanings."""
+        return {
+            "vocabulary": self.vocabulary,
+            "length": self.length,
+            "codec": f"{self.codec.name} {fingerprint(self.codec.identity)[:8]}",
+        }
 
 
 @dataclasses.dataclass(frozen=True)

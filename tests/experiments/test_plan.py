@@ -273,7 +273,7 @@ def test_what_fits_is_measured(monkeypatch, tmp_path, capsys):
     plan.main([f"--config={SPIRAL}", *TINY, "--num_blocks", "1", "--devices=1", "--measure",
                "--memory=8KB", "--batch_sizes", "64", f"--out={out}"])  # fmt: skip
     rows = json.loads(out.read_text())["rows"]
-    assert [(row["fits"], row["images_per_second"] is None) for row in rows] == [
+    assert [(row["fits"], row["examples_per_second"] is None) for row in rows] == [
         (True, False),
         (False, True),
     ]
