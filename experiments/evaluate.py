@@ -1,6 +1,6 @@
 """Evaluates trained runs side by side: quality, memory, speed, loss over the noise.
 
-Writes evaluation.json into each run folder, with samples/ of models that generate, and with
+Writes evaluation.json into each run folder, with samples/ of models that draw or write, and with
 predictions.npz (probabilities and label of each test image) of those that classify. Several folders
 are timed in turn, so that their speeds compare.
 """
@@ -9,55 +9,30 @@ import dataclasses
 import functools
 import json
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
-from tqdm.auto import tqdm
 
 from dbjax import session
 from dbjax.build import Setup, build
-from dbjax.catalogue import GENERATIVE
+from dbjax.catalogue import GENERATIVE, TEXT
 from dbjax.classification import LabelDenoiser
-from dbjax.data import load_dataset, make_stream
+from dbjax.data import make_stream
 from dbjax.devices import to_device
-from dbjax.diagnostics import diagnose, predict
 from dbjax.errors import require
 from dbjax.memory import step_memory
-from dbjax.metrics import (
-    GaussianStatistics,
-    LabelClassifier,
-    frechet_distance,
-    pixel_features,
-    quantise,
-)
-from dbjax.metrics.classification import (
-    accuracy,
-    calibration_error,
-    confusion_matrix,
-    negative_log_likelihood,
-)
 from dbjax.metrics.noise import loss_over_noise
 from dbjax.metrics.speed import side_by_side
-from dbjax.pictures import draw_samples, pixels
 from dbjax.sampling import Sampler
 from dbjax.task import Batch
 from experiments import cli
+from experiments.evaluate_classifier import answers
+from experiments.evaluate_images import image_quality
+from experiments.evaluate_text import NUM_TEXTS, text_quality
 from experiments.provenance import provenance
-from experiments.sample import draw_walk
-
-CLASSIFIED = 1_000_000
-"""Values in a data set beyond which a support vector classifier takes too long to fit."""
-READ_TOGETHER = 10_000
-SHOWN = 2_000
-DIAGNOSED = 2_000
-"""Test images, drawn at random, that a classifier is diagnosed on; all, where there are fewer."""
-MISTAKES = 24
-"""Mistaken images that are kept to be shown, the most confident first."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -67,7 +42,10 @@ def main(arguments: Sequence[str]) -> None:
         "--workdir", metavar="DIR", type=Path, required=True, nargs="+", help="run folders"
     )
     parser.add_argument(
-        "--num_samples", type=int, metavar="N", help="samples to draw; default: as many as data"
+        "--num_samples",
+        type=int,
+        metavar="N",
+        help=f"samples to draw; default: as many as data, or {NUM_TEXTS} texts",
     )
     parser.add_argument(
         "--num_noises",
@@ -94,7 +72,8 @@ def evaluate(
 
     Args:
         setups: of the runs, by their folders.
-        num_samples: to draw from models that generate; None is as many as there are data.
+        num_samples: to draw from models that generate; None is as many as there are data, and of
+            texts `NUM_TEXTS`.
         num_noises: walks that a prediction of models that classify is averaged over.
         quality_only: leave out what other seeds of a method have alike (speed and memory) and what
             explains (losses, diagnostics); most of the time goes there.
@@ -106,12 +85,14 @@ def evaluate(
     seconds = {} if quality_only else _seconds_per_step(setups)
     results = {}
     for path, setup in setups.items():
-        task, model = setup.task, models[path]
-        classifies = setup.config.family not in GENERATIVE
+        task, model, family = setup.task, models[path], setup.config.family
+        classifies = family not in (*GENERATIVE, *TEXT)
         if classifies:
-            found = _answers(setup, model, num_noises, path, explain=not quality_only)
+            found = answers(setup, model, num_noises, path, explain=not quality_only)
+        elif family in TEXT:
+            found = text_quality(setup, model, num_samples or NUM_TEXTS, path)
         else:
-            found = _quality(setup, model, num_samples or setup.dataset.info.size, path)
+            found = image_quality(setup, model, num_samples or setup.dataset.info.size, path)
         # The loss of a classifier that does not walk knows no noise.
         if not quality_only:
             if isinstance(task, LabelDenoiser) or not classifies:
@@ -125,7 +106,9 @@ def evaluate(
             ),
             "steps": {str(b): step for b, step in model.steps.items()},
             "layers": [len(own) for own in task.partition.layers],
-            "edges_sigma": [float(task.noise.level(u)) for u in task.partition.edges],
+            f"edges_{task.noise.level_name}": [
+                float(task.noise.level(u)) for u in task.partition.edges
+            ],
             "provenance": provenance(),
         }
         (path / "evaluation.json").write_text(json.dumps(results[path], indent=2) + "\n")
@@ -141,7 +124,7 @@ def _check(
         SettingError: if it does not.
     """
     for path, config in configs.items():
-        if config.family in GENERATIVE:
+        if config.family in (*GENERATIVE, *TEXT):
             allowed = f"nothing for {path}, whose model generates"
             require(num_noises is None, "--num_noises", num_noises, allowed)
         else:
@@ -149,110 +132,6 @@ def _check(
             require(num_samples is None, "--num_samples", num_samples, allowed)
     for name, value in (("--num_samples", num_samples), ("--num_noises", num_noises)):
         require(value is None or value >= 1, name, value, "1 or more")
-
-
-def _answers(
-    setup: Setup, model: session.Model, num_noises: int, path: Path, *, explain: bool
-) -> dict[str, Any]:
-    """Accuracy, likelihood and calibration on every test image; of a walk, where they come from."""
-    task = setup.task
-    walks = isinstance(task, LabelDenoiser)
-    num_noises = num_noises if walks else 1
-    data = load_dataset(dataclasses.replace(setup.data, split="test"))
-    size = len(data.source)
-    test = data.source.read(np.arange(size))
-    image, label = test["image"], test["label"]
-    sampler = Sampler(task, setup.sampling)
-    # Once unseen, so that the speed does not contain compilation.
-    predict(sampler, model.blocks, image[: sampler.batch_size])
-    with tqdm(total=size, desc=f"classify {path.name}", unit="image") as bar:
-        start = time.perf_counter()
-        walked = predict(sampler, model.blocks, image, num_noises=num_noises, progress=bar.update)
-        seconds = time.perf_counter() - start
-    found = walked.mean(axis=0)
-    results: dict[str, Any] = {
-        "num_samples": size,
-        "num_classes": data.info.num_classes,
-        "num_noises": num_noises,
-        "accuracy": accuracy(found, label),
-        "negative_log_likelihood": negative_log_likelihood(found, label),
-        "calibration_error": calibration_error(found, label),
-        "samples_per_second": size / seconds,
-    }
-    if num_noises > 1:
-        each = [accuracy(one, label) for one in walked]
-        results["accuracy_of_one_walk"] = {"mean": np.mean(each), "std": np.std(each, ddof=1)}
-    if walks and explain:
-        chosen = np.random.default_rng(0).permutation(size)[:DIAGNOSED]
-        with tqdm(desc=f"diagnose {path.name}", unit="image") as bar:
-            results["diagnostics"] = diagnose(
-                task, setup.sampling, model.blocks, image[chosen], label[chosen],
-                progress=bar.update,
-            )  # fmt: skip
-    mistaken = np.flatnonzero(found.argmax(axis=1) != label)
-    shown = mistaken[np.argsort(-found[mistaken].max(axis=1), kind="stable")][:MISTAKES]
-    np.savez_compressed(
-        path / "predictions.npz",
-        probabilities=found,
-        label=label,
-        confusion=confusion_matrix(found, label),
-        mistakes=shown,
-        mistakes_shown=pixels(image[shown], data.info),
-    )
-    return results
-
-
-def _quality(setup: Setup, model: session.Model, count: int, path: Path) -> dict[str, Any]:
-    """Fréchet distance and label accuracy of `count` samples, with the classes of the data."""
-    info, source = setup.dataset.info, setup.dataset.source
-    label = None
-    if info.num_classes:
-        label = source.read(np.arange(count) % len(source))["label"]
-    # Drawn once unseen, so that the speed does not contain compilation.
-    first = None if label is None else np.resize(label, setup.sampling.batch_size)
-    sampler = Sampler(setup.task, setup.sampling)
-    model.sample(setup.sampling.batch_size, label=first, sampler=sampler)
-    with tqdm(total=count, desc=f"sample {path.name}", unit="sample") as bar:
-        start = time.perf_counter()
-        samples = model.sample(count, label=label, sampler=sampler, progress=bar.update)
-        seconds = time.perf_counter() - start
-    samples = quantise(samples, info.max_value)
-    folder = path / "samples"
-    folder.mkdir(exist_ok=True)
-    np.savez_compressed(folder / "samples.npz", image=samples, **_named(label=label))
-    draw_samples(samples, label, info, folder / "samples.png")
-    shown = source.read(np.arange(min(len(source), SHOWN)))
-    draw_samples(
-        shown["image"], shown["label"] if info.num_classes else None, info, folder / "real.png"
-    )
-    draw_walk(model, setup, folder / "path.png")
-    scale = info.max_value or 1.0
-    results: dict[str, Any] = {
-        "num_samples": count,
-        "frechet_distance": frechet_distance(
-            GaussianStatistics.from_features(pixel_features(samples / scale)),
-            _statistics(setup, scale),
-        ),
-        "frechet_features": "pixels in [0, 1]" if info.max_value else "raw values",
-        "samples_per_second": count / seconds,
-    }
-    if info.max_value and label is not None and samples[0].size * len(source) <= CLASSIFIED:
-        real = source.read(np.arange(len(source)))
-        classifier = LabelClassifier(real["image"], real["label"], max_value=info.max_value)
-        results["label_accuracy"] = classifier.label_accuracy(samples, label)
-        results["label_accuracy_of_real"] = classifier.held_out_accuracy
-    return results
-
-
-def _statistics(setup: Setup, scale: float) -> GaussianStatistics:
-    """Of all real data, read in parts."""
-    source = setup.dataset.source
-    parts = np.array_split(np.arange(len(source)), -(-len(source) // READ_TOGETHER))
-    statistics = (
-        GaussianStatistics.from_features(pixel_features(source.read(part)["image"] / scale))
-        for part in parts
-    )
-    return functools.reduce(GaussianStatistics.merge, statistics)
 
 
 def _probe(setup: Setup) -> Batch:
@@ -293,10 +172,6 @@ def _seconds_per_step(setups: Mapping[Path, Setup]) -> dict[Path, float]:
 def _kinds(setup: Setup) -> dict[int, int]:
     """A block for each number of layers."""
     return {len(own): block for block, own in enumerate(setup.task.partition.layers)}
-
-
-def _named(**arrays: Any) -> dict[str, Any]:
-    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def _is_number(value: Any) -> bool:

@@ -1,9 +1,13 @@
-"""Draws samples from a trained run: a picture, the arrays, and how they came to be.
+"""Draws samples from a trained run: a picture, the arrays, and how they came to be; or texts.
 
 Steps, grid, solver and guidance are free, as in
   --config.sampling.num_steps=20 --config.sampling.solver=heun
+Texts can be filled in, a gap for each token that is left open:
+  --prompt="The ____ statement" --show_steps
 """
 
+import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,42 +16,89 @@ from tqdm.auto import tqdm
 
 from dbjax import session
 from dbjax.build import Setup, build
-from dbjax.catalogue import GENERATIVE
+from dbjax.catalogue import GENERATIVE, TEXT
 from dbjax.errors import require
 from dbjax.metrics import quantise
 from dbjax.pictures import draw_paths, draw_samples
 from dbjax.sampling import Sampler
 from dbjax.session import Model
 from experiments import cli
+from experiments.sample_text import TextRequest, sample_texts, start_of
+
+NUM_SAMPLES, NUM_TEXTS = 100, 8
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = cli.parser("sample", __doc__ or "")
     parser.add_argument("--config", metavar="FILE", help="config; default: the workdir's own")
     parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="run folder")
-    parser.add_argument("--num_samples", type=int, default=100, metavar="N", help="default: 100")
+    parser.add_argument(
+        "--num_samples",
+        type=int,
+        metavar="N",
+        help=f"default: {NUM_SAMPLES}, or {NUM_TEXTS} texts",
+    )
     parser.add_argument("--label", type=int, metavar="K", help="class; default: all in turn")
     parser.add_argument("--seed", type=int, default=0, help="of the starting noise; default: 0")
     parser.add_argument(
         "--name", default="samples", help="of the files in DIR/samples; default: samples"
     )
+    text = parser.add_argument_group("models that write text")
+    text.add_argument("--prompt", metavar="TEXT", help="what the texts shall say, with gaps")
+    text.add_argument("--gap", metavar="TEXT", help="stands for one masked token; default: _")
+    text.add_argument("--show_steps", action="store_true", help="print how one of them comes to be")
     args, overrides = cli.parse(parser, arguments)
-    require(args.num_samples >= 1, "--num_samples", args.num_samples, "1 or more")
+    some = args.num_samples is None or args.num_samples >= 1
+    require(some, "--num_samples", args.num_samples, "1 or more")
     config = cli.run_config(args.config, args.workdir, overrides)
-    require(config.family in GENERATIVE, "family", config.family, f"{' or '.join(GENERATIVE)}")
-    setup = build(config)
-    info = setup.dataset.info
+    allowed = " or ".join((*GENERATIVE, *TEXT))
+    require(config.family in (*GENERATIVE, *TEXT), "family", config.family, allowed)
+    if config.family in TEXT:
+        _write(args, build(config))
+    else:
+        _draw(args, build(config))
+
+
+def _write(args: argparse.Namespace, setup: Setup) -> None:
+    """Texts."""
+    require(args.label is None, "--label", args.label, "none to give: texts have no classes")
+    request = TextRequest(
+        count=args.num_samples or NUM_TEXTS,
+        prompt=args.prompt,
+        gap="_" if args.gap is None else args.gap,
+        show_steps=args.show_steps,
+        seed=args.seed,
+    )
+    # Refused before the blocks are read.
+    start_of(setup, request)
+    sample_texts(
+        setup,
+        session.load(setup.trainer, args.workdir, shared=setup.placement.interface == "shared"),
+        request,
+        args.workdir / "samples",
+        args.name,
+        colour=sys.stdout.isatty(),
+    )
+
+
+def _draw(args: argparse.Namespace, setup: Setup) -> None:
+    """Images or points."""
+    for name in ("prompt", "gap", "show_steps"):
+        value = getattr(args, name)
+        allowed = f"nothing for family {setup.config.family!r}, which writes no text"
+        require(value in (None, False), f"--{name}", value, allowed)
+    info, count = setup.dataset.info, args.num_samples or NUM_SAMPLES
     label = None
     if args.label is not None:
         classes = f"classes 0 to {info.num_classes - 1}" if info.num_classes else "none to give"
         require(0 <= args.label < info.num_classes, "--label", args.label, classes)
-        label = np.full(args.num_samples, args.label, np.int32)
+        label = np.full(count, args.label, np.int32)
     elif info.num_classes:
-        label = np.arange(args.num_samples, dtype=np.int32) % info.num_classes
+        label = np.arange(count, dtype=np.int32) % info.num_classes
     model = session.load(setup.trainer, args.workdir, shared=setup.placement.interface == "shared")
-    with tqdm(total=args.num_samples, desc="sample", unit="sample") as bar:
+    with tqdm(total=count, desc="sample", unit="sample") as bar:
         samples = model.sample(
-            args.num_samples,
+            count,
             label=label,
             sampler=Sampler(setup.task, setup.sampling),
             seed=args.seed,

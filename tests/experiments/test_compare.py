@@ -11,7 +11,7 @@ import pytest
 
 from dbjax.config import load_config
 from dbjax.errors import SettingError
-from experiments import cli, compare, compare_methods, evaluate, train
+from experiments import cli, compare, compare_methods, evaluate, evaluate_classifier, train
 from experiments.compare_output import Row, comparison_figure, show_flops, text_table
 
 BLOCKS, TWIN = "configs/vit_digits.py:blocks", "configs/vit_digits.py:end_to_end"
@@ -48,7 +48,7 @@ def finished(tmp_path_factory, quick_compilation):
     given = arguments(folder)
     with pytest.MonkeyPatch.context() as patch:
         # What takes long to compile and is tested elsewhere.
-        patch.setattr(evaluate, "diagnose", lambda *_, **__: {})
+        patch.setattr(evaluate_classifier, "diagnose", lambda *_, **__: {})
         patch.setattr(evaluate, "loss_over_noise", lambda *_: [])
         patch.setattr(evaluate, "_seconds_per_step", lambda setups: dict.fromkeys(setups, 0.25))
         patch.setattr(evaluate, "_train_bytes", lambda setup: {"total": 2**20})

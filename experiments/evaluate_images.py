@@ -1,0 +1,84 @@
+"""Evaluates a model that draws images or points, by samples held against its training data."""
+
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from dbjax import session
+from dbjax.build import Setup
+from dbjax.metrics import (
+    GaussianStatistics,
+    LabelClassifier,
+    frechet_distance,
+    pixel_features,
+    quantise,
+)
+from dbjax.pictures import draw_samples
+from dbjax.sampling import Sampler
+from experiments.sample import draw_walk
+
+CLASSIFIED = 1_000_000
+"""Values in a data set beyond which a support vector classifier takes too long to fit."""
+READ_TOGETHER = 10_000
+SHOWN = 2_000
+
+
+def image_quality(setup: Setup, model: session.Model, count: int, path: Path) -> dict[str, Any]:
+    """Fréchet distance and label accuracy of `count` samples, with the classes of the data."""
+    info, source = setup.dataset.info, setup.dataset.source
+    label = None
+    if info.num_classes:
+        label = source.read(np.arange(count) % len(source))["label"]
+    # Drawn once unseen, so that the speed does not contain compilation.
+    first = None if label is None else np.resize(label, setup.sampling.batch_size)
+    sampler = Sampler(setup.task, setup.sampling)
+    model.sample(setup.sampling.batch_size, label=first, sampler=sampler)
+    with tqdm(total=count, desc=f"sample {path.name}", unit="sample") as bar:
+        start = time.perf_counter()
+        samples = model.sample(count, label=label, sampler=sampler, progress=bar.update)
+        seconds = time.perf_counter() - start
+    samples = quantise(samples, info.max_value)
+    folder = path / "samples"
+    folder.mkdir(exist_ok=True)
+    np.savez_compressed(folder / "samples.npz", image=samples, **_named(label=label))
+    draw_samples(samples, label, info, folder / "samples.png")
+    shown = source.read(np.arange(min(len(source), SHOWN)))
+    draw_samples(
+        shown["image"], shown["label"] if info.num_classes else None, info, folder / "real.png"
+    )
+    draw_walk(model, setup, folder / "path.png")
+    scale = info.max_value or 1.0
+    results: dict[str, Any] = {
+        "num_samples": count,
+        "frechet_distance": frechet_distance(
+            GaussianStatistics.from_features(pixel_features(samples / scale)),
+            _statistics(setup, scale),
+        ),
+        "frechet_features": "pixels in [0, 1]" if info.max_value else "raw values",
+        "samples_per_second": count / seconds,
+    }
+    if info.max_value and label is not None and samples[0].size * len(source) <= CLASSIFIED:
+        real = source.read(np.arange(len(source)))
+        classifier = LabelClassifier(real["image"], real["label"], max_value=info.max_value)
+        results["label_accuracy"] = classifier.label_accuracy(samples, label)
+        results["label_accuracy_of_real"] = classifier.held_out_accuracy
+    return results
+
+
+def _statistics(setup: Setup, scale: float) -> GaussianStatistics:
+    """Of all real data, read in parts."""
+    source = setup.dataset.source
+    parts = np.array_split(np.arange(len(source)), -(-len(source) // READ_TOGETHER))
+    statistics = (
+        GaussianStatistics.from_features(pixel_features(source.read(part)["image"] / scale))
+        for part in parts
+    )
+    return functools.reduce(GaussianStatistics.merge, statistics)
+
+
+def _named(**arrays: Any) -> dict[str, Any]:
+    return {name: array for name, array in arrays.items() if array is not None}

@@ -1,0 +1,173 @@
+"""Evaluates a model that writes text: its likelihood of the test split, and texts of its own."""
+
+import dataclasses
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Int
+from tqdm.auto import tqdm
+
+from dbjax import session
+from dbjax.build import Setup
+from dbjax.data import Dataset, TextConfig, TextInfo, load_text
+from dbjax.families.masked_lm import MaskedTask
+from dbjax.masked_text import revealing
+from dbjax.metrics import NgramScorer, TfidfFeatures, generative_perplexity, mauve_score
+from dbjax.metrics.likelihood import evidence_bound
+from dbjax.metrics.text import bits_per_character, bits_per_token, unigram_entropy
+from dbjax.sampling import Sampler
+from experiments.sample_text import write_texts
+
+NUM_TEXTS = 64
+"""Texts that are sampled unasked."""
+MAUVE_TEXTS = 500
+"""With fewer, MAUVE is noise."""
+FITTED = 10_000
+"""Training sequences, spread over the text, that proxies and the unigram entropy are fitted to."""
+SHOWN = 4
+"""Texts that are kept to be shown, sampled and real."""
+
+Tokens = Int[np.ndarray, "size length"]
+
+
+class Likelihood(Protocol):
+    """How likely a model finds texts.
+
+    Returns a dict with "nats_per_token", its "standard_error" over texts, "num_tokens", what that
+    "likelihood" is ("exact" or "upper bound"), and what else there is to say.
+    """
+
+    def __call__(
+        self,
+        task: Any,
+        model: session.Model,
+        tokens: Tokens,
+        vocabulary: int,
+        progress: Callable[[int], object],
+    ) -> dict[str, Any]: ...
+
+
+def masked_likelihood(
+    task: MaskedTask,
+    model: session.Model,
+    tokens: Tokens,
+    vocabulary: int,
+    progress: Callable[[int], object],
+) -> dict[str, Any]:
+    """The evidence bound, and what each block adds to it."""
+    found = evidence_bound(task, model.blocks, tokens, vocabulary, progress=progress)
+    return {"likelihood": "upper bound", **found}
+
+
+LIKELIHOODS: Mapping[type, Likelihood] = {MaskedTask: masked_likelihood}
+"""By the type of a task."""
+
+
+def text_quality(setup: Setup, model: session.Model, count: int, path: Path) -> dict[str, Any]:
+    """Likelihood of all test texts, and measures of `count` sampled ones."""
+    codec = setup.dataset.info.codec
+    test = load_text(dataclasses.replace(setup.data, split="test")).source
+    real = test.read(np.arange(len(test)))["tokens"]
+    fitted = _apart(setup.dataset, setup.data)
+    with tqdm(desc=f"likelihood {path.name}", unit="text") as bar:
+        found = LIKELIHOODS[type(setup.task)](
+            setup.task, model, real, setup.dataset.info.vocabulary, bar.update
+        )
+    texts = _decode(codec, real)
+    characters = sum(map(len, texts)) / real.size
+    nats, unigram = found["nats_per_token"], unigram_entropy(fitted, codec.vocabulary)
+    sampled, seconds = _sample(setup, model, count, path)
+    written = write_texts(codec, sampled, path / "samples", "samples")
+    (path / "samples" / "shown.json").write_text(
+        json.dumps(
+            {
+                "samples": written[:SHOWN],
+                "real": texts[:SHOWN],
+                "revealing": _revealing(setup, model),
+            }
+        )
+    )
+    return {
+        "num_samples": count,
+        **found,
+        "bits_per_token": bits_per_token(nats),
+        "bits_per_character": bits_per_character(nats, characters),
+        "characters_per_token": characters,
+        "unigram_nats_per_token": unigram,
+        "unigram_bits_per_character": bits_per_character(unigram, characters),
+        "samples_per_second": count / seconds,
+        **_measures(setup, (written, sampled), (texts, real), _decode(codec, fitted)),
+    }
+
+
+def _apart(dataset: Dataset[TextInfo], data: TextConfig) -> Tokens:
+    """Training sequences that do not overlap, spread over the text."""
+    step = -(-data.length // (data.stride or data.length))
+    index = np.arange(0, len(dataset.source), step)
+    chosen = np.linspace(0, len(index) - 1, min(FITTED, len(index))).round().astype(int)
+    return dataset.source.read(index[chosen])["tokens"]
+
+
+def _sample(setup: Setup, model: session.Model, count: int, path: Path) -> tuple[Tokens, float]:
+    """Texts, and the seconds they took."""
+    sampler = Sampler(setup.task, setup.sampling)
+    # Drawn once unseen, so that the speed does not contain compilation.
+    model.sample(min(sampler.batch_size, count), sampler=sampler)
+    with tqdm(total=count, desc=f"sample {path.name}", unit="text") as bar:
+        start = time.perf_counter()
+        tokens = model.sample(count, sampler=sampler, progress=bar.update)
+        return tokens, time.perf_counter() - start
+
+
+def _revealing(setup: Setup, model: session.Model) -> dict[str, Any] | None:
+    """How one text came to be, of tasks that reveal masked tokens."""
+    if not isinstance(setup.task, MaskedTask):
+        return None
+    sampler = Sampler(setup.task, setup.sampling)
+    walk = model.walk(1, sampler=sampler)
+    return dataclasses.asdict(revealing(setup.dataset.info.codec, walk, sampler.grid))
+
+
+def _measures(
+    setup: Setup,
+    sampled: tuple[Sequence[str], Tokens],
+    real: tuple[Sequence[str], Tokens],
+    fitted: Sequence[str],
+) -> dict[str, Any]:
+    """Diversity and perplexity by a proxy, beside those of as many real texts; MAUVE of many."""
+    size = min(len(sampled[0]), len(real[0]))
+    order = min(5, max(map(len, fitted)))
+    scorer = NgramScorer(fitted, order=order)
+    measured = {
+        name: dataclasses.asdict(
+            generative_perplexity(texts[:most], tokens[:most], scorer, decoding=decoding)
+        )
+        for name, (texts, tokens), most, decoding in (
+            ("generated", sampled, None, _decoding(setup)),
+            ("real", real, size, "none: the test split"),
+        )
+    }
+    reason = None
+    if size < MAUVE_TEXTS:
+        reason = f"{size} texts on each side; it takes {MAUVE_TEXTS}"
+    elif importlib.util.find_spec("mauve") is None:
+        reason = "mauve-text is not installed"
+    if reason is not None:
+        return {**measured, "mauve": None, "mauve_left_out": reason}
+    score = mauve_score(real[0][:size], sampled[0][:size], TfidfFeatures(fitted))
+    return {**measured, "mauve": dataclasses.asdict(score)}
+
+
+def _decoding(setup: Setup) -> str:
+    """How texts are sampled, in words."""
+    settings = setup.config.sampling.to_dict()
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if name != "batch_size")
+
+
+def _decode(codec: Any, tokens: Tokens) -> list[str]:
+    return [codec.decode(ids) for ids in tokens]
