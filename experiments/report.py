@@ -6,6 +6,7 @@ made from what experiments.train and experiments.evaluate have written to the ru
 
 import dataclasses
 import io
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -19,12 +20,15 @@ from matplotlib.figure import Figure
 
 from dbjax import classification_pictures, pictures
 from dbjax.errors import require
+from dbjax.masked_text import Revealing
 from experiments import cli
-from experiments.report_runs import ClassifierRun, Run, confused, paired, read_run
+from experiments.report_runs import ClassifierRun, Run, TextRun, confused, paired, read_run
 
 TEMPLATES = Path(__file__).parent / "templates"
 TITLE = "Trained block by block"
 
+# Rows that show how a text came to be.
+REVEALED = 8
 # Speed and quality of two runs of one config differ by this much, relative, from chance alone.
 ABOUT_EQUAL = 0.03
 
@@ -63,7 +67,9 @@ def write_report(workdirs: Sequence[Path], out: Path, title: str = TITLE) -> Non
     require(len(data) == 1, "data.name of the runs", data, "the same data for both")
     families = [run.config["family"] for run in runs]
     alike = len({type(run) for run in runs}) == 1
-    require(alike, "family of the runs", families, "both generative, or both classifiers")
+    require(
+        alike, "family of the runs", families, "both generative, or both classifiers, or both text"
+    )
     if len({run.name for run in runs}) < len(runs):
         runs = [
             dataclasses.replace(run, name=f"{run.name} ({run.folder.resolve().name})")
@@ -94,6 +100,8 @@ def write_report(workdirs: Sequence[Path], out: Path, title: str = TITLE) -> Non
             "confused": confused(run.predictions["confusion"]),
             "guessing": math.log(run.evaluation["num_classes"]),
         }
+    if isinstance(run, TextRun):
+        particular |= {"page": "text.html.j2", "steps_of": steps_of}
     html: str = environment.get_template("report.html.j2").render(
         **particular,
         title=title,
@@ -105,6 +113,7 @@ def write_report(workdirs: Sequence[Path], out: Path, title: str = TITLE) -> Non
         about_equal=ABOUT_EQUAL,
         figures=figures(run, other),
         colour=pictures.block_colour,
+        level="σ" if run.noise.level_name == "sigma" else run.noise.level_name,
         settings=_beside([_flatten(r.config) for r in runs]),
         provenance=_beside([r.evaluation["provenance"] for r in runs]),
     )
@@ -184,6 +193,7 @@ def figures(run: Run, other: Run | None) -> dict[str, Markup]:
                 theirs.get("loss_over_noise", ()) if beside else (),
                 name,
                 meaning=run.loss,
+                level=run.noise.level_name,
             ),
             "Loss over the noise level",
         )
@@ -235,6 +245,20 @@ def _answers(run: ClassifierRun, other: ClassifierRun | None) -> dict[str, Marku
                 "Accuracy without each of the blocks",
             )
     return found
+
+
+def steps_of(found: Revealing) -> list[dict[str, Any]]:
+    """Rows of how a text came to be: each colours what is new in it, and the last one all."""
+    steps = found.shown_steps(REVEALED)
+    rows = [
+        {
+            "name": f"after step {step}",
+            "masked": found.masked(step),
+            "spans": found.spans(step, before),
+        }
+        for before, step in itertools.pairwise([0, *steps])
+    ]
+    return [*rows, {"name": "all, by block", "masked": None, "spans": found.spans(steps[-1])}]
 
 
 def to_svg(figure: Figure, label: str) -> Markup:

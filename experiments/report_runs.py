@@ -16,8 +16,9 @@ from PIL import Image
 
 from dbjax import pictures
 from dbjax.build import read_settings
-from dbjax.catalogue import GENERATIVE
+from dbjax.catalogue import GENERATIVE, TEXT
 from dbjax.errors import SettingError, require
+from dbjax.masked_text import Revealing
 from dbjax.metrics.classification import Reliability, reliability
 from dbjax.monitor import read_journal
 from dbjax.noise import NoiseProcess
@@ -30,6 +31,7 @@ FAMILIES = {
     "vit": "vision transformer",
     "plain_vit": "plain vision transformer",
     "noprop_blocks": "row of NoProp's networks",
+    "masked_lm": "masked language model",
 }
 LOSSES = {
     "dit": pictures.SQUARED_ERROR,
@@ -38,6 +40,7 @@ LOSSES = {
     "plain_vit": "cross entropy",
     "noprop_blocks": "cross entropy",
     "noprop_backprop": "cross entropy",
+    "masked_lm": "nats per token",
 }
 """What families minimise; one that is not here has a loss of its own."""
 
@@ -157,6 +160,21 @@ class ClassifierRun(Run):
         return rows
 
 
+@dataclasses.dataclass(frozen=True)
+class TextRun(Run):
+    """A run whose model writes text.
+
+    Attributes:
+        samples: a few of its texts.
+        real: a few test texts.
+        revealing: how one of its texts came to be, where tokens are revealed.
+    """
+
+    samples: Sequence[str]
+    real: Sequence[str]
+    revealing: Revealing | None
+
+
 def read_run(folder: Path) -> Run:
     """Reads a run folder.
 
@@ -164,9 +182,12 @@ def read_run(folder: Path) -> Run:
         SettingError: if it has not been trained, or not evaluated.
     """
     config = read_config(folder)
-    generative = config.family in GENERATIVE
-    drawn = ("samples.npz", "samples.png", "real.png", "path.png")
-    particular = [f"samples/{name}" for name in drawn] if generative else ["predictions.npz"]
+    particular = ["predictions.npz"]
+    if config.family in GENERATIVE:
+        drawn = ("samples.npz", "samples.png", "real.png", "path.png")
+        particular = [f"samples/{name}" for name in drawn]
+    elif config.family in TEXT:
+        particular = ["samples/shown.json"]
     missing = [name for name in ("evaluation.json", *particular) if not (folder / name).is_file()]
     if missing:
         raise SettingError(f"{folder} has no {missing[0]}; run experiments.evaluate first")
@@ -185,7 +206,11 @@ def read_run(folder: Path) -> Run:
         "partition": partition,
         "grid": sampling_grid(partition, noise, sampling.num_steps, sampling.grid),
     }
-    if not generative:
+    if config.family in TEXT:
+        shown = json.loads((folder / "samples" / "shown.json").read_text())
+        found = shown.pop("revealing")
+        return TextRun(**facts, **shown, revealing=found and Revealing(**found))
+    if config.family not in GENERATIVE:
         if config.family not in FAMILIES:
             # It need not be trained end to end, nor tell by its blocks what it is.
             facts["name"] = config.family.replace("_", " ")
