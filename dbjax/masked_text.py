@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -68,9 +69,9 @@ class Revealing:
         blocks: who made each step.
     """
 
-    pieces: tuple[str, ...]
-    steps: tuple[int, ...]
-    blocks: tuple[int, ...]
+    pieces: Sequence[str]
+    steps: Sequence[int]
+    blocks: Sequence[int]
 
     def masked(self, step: int) -> float:
         """Share of the tokens that are masked after so many steps."""

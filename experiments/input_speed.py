@@ -62,6 +62,8 @@ def main(arguments: Sequence[str]) -> None:
     if args.out is not None:
         require(not args.out.is_dir(), "--out", str(args.out), "a file, not a folder")
     setup = build(load_config(args.config, overrides))
+    allowed = "one that learns images: text is not augmented"
+    require(isinstance(setup.data, DataConfig), "family", setup.config.family, allowed)
     last = setup.task.partition.num_blocks - 1
     require(0 <= args.block <= last, "--block", args.block, f"0 to {last}")
     found = measure(setup, args.block, args.seconds)

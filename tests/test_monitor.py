@@ -15,7 +15,9 @@ def chunk(losses: dict[int, list[float]]) -> Chunk:
 
 def watch(workdir, steps, chunks, *, show=False):
     journals = {block: Journal(workdir, block, step) for block, step in steps.items()}
-    monitor = Monitor(steps, 8, batch_size=2, log_every=4, journals=journals, show=show)
+    monitor = Monitor(
+        steps, 8, batch_size=2, log_every=4, journals=journals, unit="sequences", show=show
+    )
     try:
         for part in chunks:
             monitor(part)
@@ -57,5 +59,5 @@ def test_divergence_is_one_sentence_with_the_block(tmp_path):
 def test_the_bar_tells_steps_losses_and_memory(tmp_path, capsys):
     watch(tmp_path, {0: 0, 1: 0}, [chunk({0: [0.5] * 4, 1: [0.25] * 4})] * 2, show=True)
     last = capsys.readouterr().err.split("\r")[-1]
-    for part in ("16/16 block steps", "step 8", "loss 0.500 0.250", "images/s", "GiB"):
+    for part in ("16/16 block steps", "step 8", "loss 0.500 0.250", "sequences/s", "GiB"):
         assert part in last

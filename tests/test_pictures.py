@@ -12,7 +12,7 @@ from PIL import Image
 
 from dbjax import pictures
 from dbjax.data.dataset import DatasetInfo, in_memory_dataset
-from dbjax.noise import LogNormalNoise
+from dbjax.noise import LogNormalNoise, MaskingNoise
 from dbjax.partition import Partition, PartitionConfig, make_partition, sampling_grid
 from dbjax.sampling import Trajectory
 
@@ -231,4 +231,26 @@ def test_one_run_alone_has_no_second_curve() -> None:
 
 def test_noise_falls_from_left_to_right() -> None:
     left, right = pictures.loss_over_noise_figure(levels_of(2)).axes[0].get_xlim()
+    assert left > right
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_masking_has_time_on_its_axis(schedule: str) -> None:
+    noise = MaskingNoise(schedule)
+    partition = make_partition(PartitionConfig(3), noise, 3)
+    figure = pictures.partition_figure(partition, noise, sampling_grid(partition, noise, 9, "left"))
+    density, lanes = figure.axes
+    area = 0.0
+    for b in range(3):
+        time, height = density.get_lines()[b].get_data()
+        ends = np.array([noise.level(partition.edges[b + i]) for i in (1, 0)])
+        np.testing.assert_allclose([time[0], time[-1]], ends, atol=1e-9)
+        area += np.trapezoid(height, time)
+    assert area == pytest.approx(1, rel=1e-2)
+    assert lanes.get_xlabel() == "time, from all masked (1) to clean (0)"
+    assert density.get_ylabel().endswith("per unit of time")
+    rows = [{"time": 0.9, "block": 0, "loss": 2.0}, {"time": 0.1, "block": 1, "loss": 1.0}]
+    axes = pictures.loss_over_noise_figure(rows, level="time").axes[0]
+    assert axes.get_xscale() == "linear"
+    left, right = axes.get_xlim()
     assert left > right

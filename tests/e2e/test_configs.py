@@ -94,8 +94,12 @@ CLASSIFIERS = {
 """Classifiers of each kind run in tests/contract/test_methods.py."""
 
 
+TEXTS = ("mdm_docs",)
+"""Run in test_text.py."""
+
+
 def test_every_shipped_config_is_tested():
-    assert {path.stem for path in CONFIGS.glob("*.py")} == {*SHRUNK, *CLASSIFIERS}
+    assert {path.stem for path in CONFIGS.glob("*.py")} == {*SHRUNK, *CLASSIFIERS, *TEXTS}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +138,7 @@ def test_a_classifier_and_its_twin_train_and_one_is_evaluated(tmp_path):
     assert 0 < results["negative_log_likelihood"] < 10
     assert 0 <= results["calibration_error"] <= 1
     assert results["layer_evaluations_per_sample"] == 3
-    with pytest.raises(SettingError, match=r"family.* is 'vit'; allowed: dit or mlp"):
+    with pytest.raises(SettingError, match=r"family.* is 'vit'; allowed: dit or mlp or masked_lm"):
         sample.main([f"--workdir={runs[0]}"])
     evaluate.main(["--workdir", str(runs[1]), "--num_noises=2"])
     report.main(["--workdir", *map(str, runs), f"--out={tmp_path / 'report.html'}"])

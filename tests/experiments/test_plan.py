@@ -184,7 +184,7 @@ def linear(monkeypatch, state, per_example):
 
     def memory(config, trainer, batch):
         cut = trainer.task.partition.num_blocks if config.name == "sequential" else 1
-        activations = per_example * batch["label"].shape[0] // cut
+        activations = per_example * jax.tree.leaves(batch)[0].shape[0] // cut
         activations //= 4 if trainer.remat else 1
         total = state // cut + activations
         return StepMemory(state // cut, 0, 0, 0, activations, total)
@@ -278,6 +278,17 @@ def test_what_fits_is_measured(monkeypatch, tmp_path, capsys):
         (False, True),
     ]
     assert ("measured" in capsys.readouterr().out) == REPORTS_PEAK
+
+
+def test_text_is_planned_in_sequences(monkeypatch, capsys):
+    linear(monkeypatch, 3000, 300)
+    plan.main(["--config=configs/mdm_docs.py", "--num_blocks", "3", "--devices=1", "--memory=1GiB"])
+    output = capsys.readouterr().out
+    assert output.startswith("configs/mdm_docs.py: docs 128 tokens of 96 kinds, 1.00 GiB on one de")
+    assert "sequences/s" in output and "For sequences/s, --measure." in output
+    text = Plan("configs/mdm_docs.py", [], memory=1, num_blocks=[3])
+    _, _, batch = text._build(Choice(3, "none", 5))
+    assert {key: (x.shape, x.dtype) for key, x in batch.items()} == {"tokens": ((5, 128), np.int32)}
 
 
 @pytest.mark.skipif(not REPORTS_PEAK, reason="the device does not report its peak")

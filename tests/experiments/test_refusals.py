@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dbjax.config import load_config
+from dbjax.errors import SettingError
+from dbjax.workdir import claim
 from experiments import cli, evaluate, sample, train
 
 DIGITS = "--config=configs/dit_digits.py"
@@ -113,6 +116,17 @@ def test_a_run_of_another_config_is_refused_and_left_alone(refuse, tmp_path):
     assert "model.width: 8 there, 32 here" in error
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
     assert json.loads((tmp_path / "config.json").read_text())["model"]["width"] == 8
+
+
+def test_a_tokenizer_may_move_and_not_change_its_kind(tmp_path):
+    def config(tokenizer):
+        overrides = {"data.name": "files", "data.tokenizer": tokenizer}
+        return load_config("configs/mdm_docs.py", overrides)
+
+    workdir = claim(tmp_path / "run", config("here/tokenizer.json"))
+    claim(workdir, config("there/tokenizer.json"))
+    with pytest.raises(SettingError, match=r"data\.tokenizer: 'there/.*' there, 'bytes' here"):
+        claim(workdir, config("bytes"))
 
 
 @pytest.mark.parametrize("program", [sample, evaluate])
