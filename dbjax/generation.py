@@ -74,7 +74,13 @@ class Text(NamedTuple):
 
 
 class Generator:
-    """Writes texts; compiled once for each shape of the prompts."""
+    """Writes texts; compiled once for each shape of the prompts.
+
+    Attributes:
+        grid: levels of the walk to a token, and the block asked at each.
+        layer_evaluations: residual layers run for one token, those of the clean stream counted.
+        batch_size: texts that are meant to be written together.
+    """
 
     def __init__(self, task: AutoregressiveTask | NextTokenTask, config: GenerationConfig) -> None:
         """Compiles nothing.
@@ -89,6 +95,8 @@ class Generator:
         self._task, self._config = task, config
         self._solver, _ = config.make_solver(task.noise)
         self.grid = sampling_grid(task.partition, task.noise, config.num_steps, config.grid)
+        self.layer_evaluations = self._count_layers()
+        self.batch_size = config.batch_size
         self._advance = jax.jit(self._write, donate_argnums=1)
         self._begin = jax.jit(self._prefill, static_argnums=2)
 
@@ -142,6 +150,13 @@ class Generator:
         for stop in [*range(start + every, total, every), total]:
             text = self._advance(params, text, jnp.int32(stop), seed)
             yield np.asarray(text.tokens[:, :stop])
+
+    def _count_layers(self) -> int:
+        layers = [len(own) for own in self._task.partition.layers]
+        if isinstance(self._task, NextTokenTask):
+            return sum(layers)
+        asked = self.grid.blocks
+        return sum(layers[b] for b in asked) + sum(layers[b] for b in set(asked))
 
     def _prefill(
         self, params: Mapping[int, Params], tokens: Int[Array, "batch length"], capacity: int

@@ -100,10 +100,10 @@ def evaluate(
             found["train_bytes"] = _train_bytes(setup)
             found["seconds_per_step"] = seconds[path]
         results[path] = {
-            **found,
             "layer_evaluations_per_sample": (
                 found.get("num_noises", 1) * Sampler(task, setup.sampling).layer_evaluations
             ),
+            **found,
             "steps": {str(b): step for b, step in model.steps.items()},
             "layers": [len(own) for own in task.partition.layers],
             f"edges_{task.noise.level_name}": [

@@ -1,6 +1,7 @@
 """Evaluates a model that writes text: its likelihood of the test split, and texts of its own."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import time
@@ -13,15 +14,17 @@ from jaxtyping import Int
 from tqdm.auto import tqdm
 
 from dbjax import session
+from dbjax.autoregressive import AutoregressiveTask, NextTokenTask
 from dbjax.build import Setup
 from dbjax.data import Dataset, TextConfig, TextInfo, load_text
 from dbjax.families.masked_lm import MaskedTask
+from dbjax.generation import Generator
 from dbjax.masked_text import revealing
 from dbjax.metrics import NgramScorer, TfidfFeatures, generative_perplexity, mauve_score
-from dbjax.metrics.likelihood import evidence_bound
+from dbjax.metrics.likelihood import evidence_bound, next_token_entropy
 from dbjax.metrics.text import bits_per_character, bits_per_token, unigram_entropy
 from dbjax.sampling import Sampler
-from experiments.sample_text import write_texts
+from experiments.sample_text import write_on, write_texts
 
 NUM_TEXTS = 64
 """Texts that are sampled unasked."""
@@ -64,7 +67,26 @@ def masked_likelihood(
     return {"likelihood": "upper bound", **found}
 
 
-LIKELIHOODS: Mapping[type, Likelihood] = {MaskedTask: masked_likelihood}
+def autoregressive_likelihood(
+    task: AutoregressiveTask | NextTokenTask,
+    model: session.Model,
+    tokens: Tokens,
+    vocabulary: int,
+    progress: Callable[[int], object],
+) -> dict[str, Any]:
+    """Cross entropy of the next token; of blocks, that of the noisiest, at pure noise."""
+    del vocabulary
+    plain = isinstance(task, NextTokenTask)
+    words = "exact" if plain else "of the noisiest block, at pure noise"
+    found = next_token_entropy(task, model.blocks, tokens, progress=progress)
+    return {"likelihood": words, **found}
+
+
+LIKELIHOODS: Mapping[type, Likelihood] = {
+    MaskedTask: masked_likelihood,
+    AutoregressiveTask: autoregressive_likelihood,
+    NextTokenTask: autoregressive_likelihood,
+}
 """By the type of a task."""
 
 
@@ -82,6 +104,10 @@ def text_quality(setup: Setup, model: session.Model, count: int, path: Path) -> 
     characters = sum(map(len, texts)) / real.size
     nats, unigram = found["nats_per_token"], unigram_entropy(fitted, codec.vocabulary)
     sampled, seconds = _sample(setup, model, count, path)
+    if not isinstance(setup.task, MaskedTask):
+        # Each token has passes of its own.
+        per_token = Generator(setup.task, setup.sampling).layer_evaluations
+        found["layer_evaluations_per_sample"] = per_token * setup.dataset.info.length
     written = write_texts(codec, sampled, path / "samples", "samples")
     (path / "samples" / "shown.json").write_text(
         json.dumps(
@@ -115,12 +141,17 @@ def _apart(dataset: Dataset[TextInfo], data: TextConfig) -> Tokens:
 
 def _sample(setup: Setup, model: session.Model, count: int, path: Path) -> tuple[Tokens, float]:
     """Texts, and the seconds they took."""
-    sampler = Sampler(setup.task, setup.sampling)
-    # Drawn once unseen, so that the speed does not contain compilation.
-    model.sample(min(sampler.batch_size, count), sampler=sampler)
     with tqdm(total=count, desc=f"sample {path.name}", unit="text") as bar:
+        write: Callable[..., Tokens]
+        if isinstance(setup.task, MaskedTask):
+            sampler = Sampler(setup.task, setup.sampling)
+            write = functools.partial(model.sample, sampler=sampler)
+        else:
+            write = functools.partial(write_on, Generator(setup.task, setup.sampling), model)
+        # Once unseen, so that the speed does not contain compilation.
+        write(min(setup.sampling.batch_size, count))
         start = time.perf_counter()
-        tokens = model.sample(count, sampler=sampler, progress=bar.update)
+        tokens = write(count, progress=bar.update)
         return tokens, time.perf_counter() - start
 
 

@@ -2,8 +2,10 @@
 
 Steps, grid, solver and guidance are free, as in
   --config.sampling.num_steps=20 --config.sampling.solver=heun
-Texts can be filled in, a gap for each token that is left open:
+Texts of masked models can be filled in, a gap for each token that is left open:
   --prompt="The ____ statement" --show_steps
+Autoregressive models continue a prompt, and the first text is shown as it is written:
+  --prompt="The import statement" --config.sampling.temperature=0.8
 """
 
 import argparse
@@ -18,12 +20,13 @@ from dbjax import session
 from dbjax.build import Setup, build
 from dbjax.catalogue import GENERATIVE, TEXT
 from dbjax.errors import require
+from dbjax.families.masked_lm import MaskedTask
 from dbjax.metrics import quantise
 from dbjax.pictures import draw_paths, draw_samples
 from dbjax.sampling import Sampler
 from dbjax.session import Model
 from experiments import cli
-from experiments.sample_text import TextRequest, sample_texts, start_of
+from experiments.sample_text import TextRequest, prompt_of, sample_texts, start_of
 
 NUM_SAMPLES, NUM_TEXTS = 100, 8
 
@@ -70,7 +73,7 @@ def _write(args: argparse.Namespace, setup: Setup) -> None:
         seed=args.seed,
     )
     # Refused before the blocks are read.
-    start_of(setup, request)
+    (start_of if isinstance(setup.task, MaskedTask) else prompt_of)(setup, request)
     sample_texts(
         setup,
         session.load(setup.trainer, args.workdir, shared=setup.placement.interface == "shared"),

@@ -1,4 +1,4 @@
-"""Evidence bounds of masked diffusion models, from blocks that each know a share of the masking."""
+"""Likelihoods of texts: bounds of masked models, cross entropies of autoregressive ones."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -98,4 +98,66 @@ def evidence_bound(
             }
             for b in range(len(shares))
         ],
+    }
+
+
+class Autoregressive(Task, Protocol):
+    """A task of next tokens."""
+
+    def entropy(
+        self,
+        params: Params,
+        tokens: Int[Array, "batch length"],
+        u: Float[Array, " batch"],
+        key: PRNGKeyArray,
+    ) -> Float[Array, "batch length"]:
+        """Nats of each token at u, given those before it, by the block that owns u."""
+
+
+def next_token_entropy(
+    task: Autoregressive,
+    blocks: Mapping[int, Params],
+    tokens: Int[np.ndarray, "size length"],
+    *,
+    u: float = 0.0,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: Callable[[int], object] = lambda count: None,
+) -> dict[str, Any]:
+    """Cross entropy of each next token, by the block that owns u.
+
+    At u = 0, pure noise, z tells nothing of the token, and this is the negative log-likelihood of a
+    language model: that of the noisiest block, and of a plain model, which knows no noise. At other
+    levels z helps, so that the figure says how well a block reads it and bounds nothing.
+
+    Args:
+        task: of next tokens.
+        blocks: weights of every block.
+        tokens: the texts; none is left out.
+        u: where on the way from noise to clean.
+        batch_size: texts that are looked at together.
+        seed: of the noise.
+        progress: told the number of texts after each batch.
+
+    Returns:
+        `nats_per_token`; `standard_error` of it, over texts; `num_tokens`.
+    """
+    params = to_device(blocks[task.partition.block_of(u)])
+    look = jax.jit(task.entropy)
+    size = len(tokens)
+    batch_size = min(batch_size, size)
+    texts = np.zeros(size)
+    for start in range(0, size, batch_size):
+        # Every batch has the full size, so that one compiled program serves them all.
+        index = np.arange(start, start + batch_size) % size
+        key = keys.derive(seed, "likelihood", start)
+        levels = jnp.full(batch_size, u, jnp.float32)
+        count = min(batch_size, size - start)
+        nats = np.asarray(look(params, jnp.asarray(tokens[index]), levels, key))
+        texts[start : start + count] = nats.mean(axis=1)[:count]
+        progress(count)
+    return {
+        "nats_per_token": float(texts.mean()),
+        "standard_error": float(texts.std() / np.sqrt(size)),
+        "num_tokens": int(tokens.size),
     }

@@ -94,8 +94,8 @@ CLASSIFIERS = {
 """Classifiers of each kind run in tests/contract/test_methods.py."""
 
 
-TEXTS = ("mdm_docs",)
-"""Run in test_text.py."""
+TEXTS = ("mdm_docs", "ar_docs")
+"""Run in test_text.py and test_autoregressive.py."""
 
 
 def test_every_shipped_config_is_tested():

@@ -1,0 +1,93 @@
+"""An autoregressive model trains, is evaluated, continues prompts and is reported on."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from dbjax.build import build
+from dbjax.config import load_config
+from dbjax.errors import SettingError
+from experiments import evaluate, evaluate_text, report, sample, train
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+CONFIG = "configs/ar_docs.py"
+LENGTH = 16
+SMALL = [
+    *(f"--config.model.{setting}" for setting in ("width=8", "num_heads=2", "mlp_hidden=8")),
+    "--config.model.depth=2",
+    "--config.training.steps=4",
+    "--config.training.log_every=2",
+    "--config.placement.steps_per_dispatch=2",
+    f"--config.data.length={LENGTH}",
+    "--config.data.stride=None",
+    "--config.data.batch_size=4",
+    "--config.sampling.batch_size=16",
+]
+BLOCKS = ["--config.partition.num_blocks=2", "--config.sampling.num_steps=2"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, quick_compilation):
+    """Blocks and their twin, trained and evaluated."""
+    root = tmp_path_factory.mktemp("runs")
+    folders = [root / "blocks", root / "end_to_end"]
+    for folder, more in zip(folders, (BLOCKS, []), strict=True):
+        config = f"--config={CONFIG}:{folder.name}"
+        train.main([config, f"--workdir={folder}", "--quiet", *SMALL, *more])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate_text, "FITTED", 200)
+        evaluate.main(["--workdir", *map(str, folders), "--num_samples=20"])
+    return folders
+
+
+def test_each_is_measured_by_its_next_tokens(runs):
+    words = ("of the noisiest block, at pure noise", "exact")
+    # Blocks: 2 layers for noisy tokens and 2 for clean ones, for each of 16 tokens.
+    for run, likelihood, layers in zip(runs, words, (4 * LENGTH, 2 * LENGTH), strict=True):
+        found = json.loads((run / "evaluation.json").read_text())
+        test = build(load_config(run / "config.json", ["data.split=test"])).dataset
+        assert found["likelihood"] == likelihood
+        assert found["num_tokens"] == LENGTH * test.info.size
+        assert 2 < found["nats_per_token"] < np.log(test.info.vocabulary) + 0.5
+        assert found["layer_evaluations_per_sample"] == layers
+        assert found["generated"]["num_texts"] == 20
+        assert np.load(run / "samples" / "samples.npz")["tokens"].shape == (20, LENGTH)
+
+
+def test_prompts_are_continued_and_the_first_text_is_streamed(runs, capsys):
+    for run in runs:
+        capsys.readouterr()
+        sample.main([f"--workdir={run}", "--num_samples=3", "--prompt=import", "--name=on"])
+        printed = capsys.readouterr().out
+        texts = re.split(r"--- \d ---\n", (run / "samples" / "on.txt").read_text())[1:]
+        assert len(texts) == 3
+        assert all(text.startswith("import") and len(text) == LENGTH + 1 for text in texts)
+        assert printed.startswith("--- 1, as it is written ---\nimport")
+        assert all(text in printed for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--show_steps"], "--show_steps is True; allowed: nothing where no token is masked"),
+        (
+            ["--prompt=sixteen letters!"],
+            "the length of --prompt is 16; allowed: fewer than 16 tokens, which is data.length",
+        ),
+    ],
+)
+def test_refusals(runs, arguments, sentence):
+    with pytest.raises(SettingError) as error:
+        sample.main([f"--workdir={runs[0]}", *arguments])
+    assert str(error.value) == sentence
+
+
+def test_report(runs, tmp_path):
+    out = tmp_path / "report.html"
+    report.main(["--workdir", *map(str, runs), f"--out={out}"])
+    page = out.read_text()
+    assert "of the noisiest block, at pure noise" in page
+    assert "bits per character" in page
