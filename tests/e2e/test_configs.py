@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from dbjax import session
 from dbjax.build import build, read_settings, task_and_trainer
 from dbjax.config import load_config
 from dbjax.data import DatasetInfo, in_memory_dataset, write_latents
@@ -96,10 +97,16 @@ CLASSIFIERS = {
 
 TEXTS = ("mdm_docs", "ar_docs")
 """Run in test_text.py and test_autoregressive.py."""
+LARGE_TEXTS = ("mdm_text8",)
 
 
 def test_every_shipped_config_is_tested():
-    assert {path.stem for path in CONFIGS.glob("*.py")} == {*SHRUNK, *CLASSIFIERS, *TEXTS}
+    assert {path.stem for path in CONFIGS.glob("*.py")} == {
+        *SHRUNK,
+        *CLASSIFIERS,
+        *TEXTS,
+        *LARGE_TEXTS,
+    }
 
 
 @pytest.mark.parametrize(
@@ -172,3 +179,41 @@ def test_help_suffices(program, monkeypatch, capsys):
         cli.program(program.main)
     assert exit_.value.code == 0
     assert "--workdir" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("variant", ["blocks", "end_to_end"])
+@pytest.mark.parametrize("name", LARGE_TEXTS)
+def test_published_language_models_make_their_task(name, variant):
+    """In all their size, without their data."""
+    settings = read_settings(load_config(f"{CONFIGS / name}.py:{variant}"))
+    task, trainer = task_and_trainer(settings, describe_dataset(settings.data).info)
+    blocks = [
+        jax.eval_shape(lambda b=b: trainer.init(b)) for b in range(len(task.partition.layers))
+    ]
+    assert sum(len(own) for own in task.partition.layers) == 12
+    size = sum(x.size for state in blocks for x in jax.tree.leaves(state.params["layers"]))
+    assert size == 12 * 7_377_408
+
+
+def test_a_published_language_model_trains_on_a_text_of_its_kind(tmp_path):
+    """Two steps of a shrunk network, from a file as long as text8 has to be."""
+    text = tmp_path / "text8"
+    text.write_bytes(b"the quick brown fox jumps over the lazy dog " * 2_272_728)
+    with text.open("rb+") as file:
+        file.truncate(100_000_000)
+    overrides = {
+        "data.data_dir": str(text),
+        "data.length": 16,
+        "data.batch_size": 4,
+        "model.depth": 3,
+        "model.width": 8,
+        "model.num_heads": 2,
+        "model.mlp_hidden": 8,
+        "placement.steps_per_dispatch": 1,
+        "training.steps": 2,
+    }
+    setup = build(load_config(CONFIGS / "mdm_text8.py", overrides))
+    model = session.run(
+        setup.trainer, setup.dataset, setup.data, setup.placement, steps=2, show=False
+    )
+    assert model.steps == {0: 2, 1: 2, 2: 2}
