@@ -84,7 +84,10 @@ def written_without_caches(
     [
         ({}, {"num_steps": 2}),
         ({"bridge": "draw"}, {"num_steps": 3, "temperature": 0.8, "top_p": 0.9}),
-        ({"bridge": "soft", "readout": "tied"}, {"num_steps": 3, "temperature": 1.0}),
+        (
+            {"bridge": "soft", "readout": "tied", "readout_scale": 1.0},
+            {"num_steps": 3, "temperature": 1.0},
+        ),
     ],
 )
 def test_writing_with_caches_gives_the_same_tokens(key, prompt_length, settings, sampling):
