@@ -78,13 +78,13 @@ def written_without_caches(
     return text
 
 
-@pytest.mark.parametrize("prompt_length", [0, 3])
 @pytest.mark.parametrize(
-    ("settings", "sampling"),
+    ("prompt_length", "settings", "sampling"),
     [
-        ({}, {"num_steps": 2}),
-        ({"bridge": "draw"}, {"num_steps": 3, "temperature": 0.8, "top_p": 0.9}),
+        (0, {}, {"num_steps": 2}),
+        (3, {"bridge": "draw"}, {"num_steps": 3, "temperature": 0.8, "top_p": 0.9}),
         (
+            2,
             {"bridge": "soft", "readout": "tied", "readout_scale": 1.0},
             {"num_steps": 3, "temperature": 1.0},
         ),

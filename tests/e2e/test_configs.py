@@ -195,6 +195,7 @@ def test_published_language_models_make_their_task(name, variant):
     assert size == 12 * 7_377_408
 
 
+@pytest.mark.slow
 def test_a_published_language_model_trains_on_a_text_of_its_kind(tmp_path):
     """Two steps of a shrunk network, from a file as long as text8 has to be."""
     text = tmp_path / "text8"
