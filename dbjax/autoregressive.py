@@ -129,7 +129,12 @@ class AutoregressiveTask:
 
     def init(self, key: PRNGKeyArray, block: int) -> Params:
         params: Params = self.network.init(key, self.partition.layers[block])
-        return params
+        if not self.partition.borrows:
+            return params
+        # As their owners begin: layers are drawn by their index.
+        layers, use = (rows[block] for rows in self.partition.borrowed())
+        context = {"layers": self.network.init(key, layers.tolist())["layers"], "use": jnp.asarray(use)}
+        return {**params, "context": context}
 
     def loss(
         self,

@@ -60,6 +60,11 @@ def task_and_trainer(settings: Settings, info: DatasetInfo | TextInfo) -> tuple[
     if isinstance(settings.data, DataConfig):
         views, allowed = settings.data.views, f"{family.views} with family {settings.family!r}"
         require(views == family.views, "data.views", views, allowed)
+    context, interface = settings.partition.context, settings.placement.interface
+    allowed = f"'own' with family {settings.family!r}"
+    require(context == "own" or family.lends, "partition.context", context, allowed)
+    allowed = f"'shared' where partition.context is {context!r}, which blocks exchange as often"
+    require(context == "own" or interface == "shared", "placement.interface", interface, allowed)
     task = family.task(settings, info)
     optimizer, training = settings.optimizer, settings.training
     trainer = Trainer(

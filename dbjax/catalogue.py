@@ -66,12 +66,14 @@ class Family:
             `TextInfo`, as `data` among its sections says.
         sections: further sections of the config that only this family has.
         views: of each image in a batch.
+        lends: whether its blocks can read the context through layers of others.
     """
 
     config: type
     task: Callable[[Settings, Any], Any]
     sections: Mapping[str, type] = dataclasses.field(default_factory=dict)
     views: int = 1
+    lends: bool = False
 
 
 def _dit(settings: Settings, info: DatasetInfo) -> DenoisingTask:
@@ -321,6 +323,7 @@ FAMILIES = {
             "sampling": GenerationConfig,
             "autoregressive": AutoregressiveConfig,
         },
+        lends=True,
     ),
     "plain_ar": Family(
         PlainARConfig, _plain_ar, {"data": TextConfig, "sampling": GenerationConfig}

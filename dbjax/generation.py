@@ -156,7 +156,10 @@ class Generator:
         if isinstance(self._task, NextTokenTask):
             return sum(layers)
         asked = self.grid.blocks
-        return sum(layers[b] for b in asked) + sum(layers[b] for b in set(asked))
+        # Unless blocks borrow layers, there are no such rows.
+        borrowed = self._task.partition.context or [()] * len(layers)
+        clean = sum(layers[b] + len(borrowed[b]) for b in set(asked))
+        return sum(layers[b] for b in asked) + clean
 
     def _prefill(
         self, params: Mapping[int, Params], tokens: Int[Array, "batch length"], capacity: int

@@ -9,12 +9,14 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from dbjax.errors import SettingError, require
 from dbjax.noise import GaussianNoise, NoiseProcess
 
 STRATEGIES = ("equiprobable", "uniform")
 GRIDS = ("even", "left", "karras")
+CONTEXTS = ("own", "first", "noisier", "cleaner")
 
 # Two float64 roads to one boundary differ by rounding only; any real distance in u is far larger.
 _SAME_U = 1e-9
@@ -34,6 +36,10 @@ class PartitionConfig:
         overlap: gamma; a block trains on its range widened on both sides by gamma times its width
             in the natural coordinate (paper, appendix C). Sampling never uses it.
         edges: the B + 1 boundaries in u, from 0 (noisiest) to 1, in place of what `strategy` says.
+        context: whose layers a block runs over clean context before its own, without training them:
+            `own`, nobody's; `first`, the noisiest block's; `noisier`, those of all blocks before
+            it, noisiest first; `cleaner`, those of all blocks after it, cleanest first, so that the
+            noisiest reads the context through the whole network. For autoregressive families.
     """
 
     num_blocks: int = 3
@@ -41,6 +47,7 @@ class PartitionConfig:
     layers: tuple[int, ...] | None = None
     overlap: float = 0.05
     edges: tuple[float, ...] | None = None
+    context: str = "own"
 
     def __post_init__(self) -> None:
         require(self.num_blocks >= 1, "partition.num_blocks", self.num_blocks, "1 or more")
@@ -48,6 +55,7 @@ class PartitionConfig:
             self.strategy in STRATEGIES, "partition.strategy", self.strategy, _one_of(STRATEGIES)
         )
         require(self.overlap >= 0, "partition.overlap", self.overlap, "0 or more")
+        require(self.context in CONTEXTS, "partition.context", self.context, _one_of(CONTEXTS))
         if self.edges is not None:
             shares = np.diff(self.edges)
             fits = len(shares) == self.num_blocks and (self.edges[0], self.edges[-1]) == (0, 1)
@@ -67,15 +75,39 @@ class Partition:
         edges: B + 1 boundaries in u, from 0 to 1; block b owns [edges[b], edges[b + 1]].
         intervals: for each block the (lower, upper) u it trains on, overlap included.
         layers: for each block the indices of its layers in the whole network.
+        context: for each block the indices of the layers that it borrows from others, in the order
+            in which it runs them before its own.
     """
 
     edges: tuple[float, ...]
     intervals: tuple[tuple[float, float], ...]
     layers: tuple[tuple[int, ...], ...]
+    context: tuple[tuple[int, ...], ...] = ()
 
     @property
     def num_blocks(self) -> int:
         return len(self.layers)
+
+    @property
+    def borrows(self) -> bool:
+        """Whether any block reads layers of others."""
+        return any(self.context)
+
+    def borrowed(
+        self,
+    ) -> tuple[Int[np.ndarray, "blocks capacity"], Float[np.ndarray, "blocks capacity"]]:
+        """The layers that each block borrows, and 1 for each of them.
+
+        Blocks keep room for as many as any of them borrows, so that they have one shape; what is
+        left over is layer 0, and 0.
+        """
+        capacity = max(map(len, self.context))
+        index = np.zeros((self.num_blocks, capacity), np.int32)
+        use = np.zeros((self.num_blocks, capacity), np.float32)
+        for block, layers in enumerate(self.context):
+            index[block, : len(layers)] = layers
+            use[block, : len(layers)] = 1
+        return index, use
 
     def block_of(self, u: float) -> int:
         """The one road from a noise level to its block. A boundary belongs to the cleaner side."""
@@ -104,13 +136,18 @@ def make_partition(config: PartitionConfig, noise: NoiseProcess, num_layers: int
             f"'equiprobable' for this noise and {b} blocks (a block would train on the share "
             f"{share:.0e} of the noise levels; at least {_SMALLEST_SHARE:.0e} is needed)",
         )
+    layers = tuple(tuple(range(lo, hi)) for lo, hi in itertools.pairwise(ends))
     return Partition(
         edges=tuple(float(e) for e in edges),
         intervals=tuple(
             _widen(noise, float(lo), float(hi), config.overlap)
             for lo, hi in itertools.pairwise(edges)
         ),
-        layers=tuple(tuple(range(lo, hi)) for lo, hi in itertools.pairwise(ends)),
+        layers=layers,
+        context=tuple(
+            tuple(layer for a in _lenders(config.context, block, b) for layer in layers[a])
+            for block in range(b)
+        ),
     )
 
 
@@ -187,6 +224,16 @@ def parse_blocks(text: str, num_blocks: int, name: str, *words: str) -> tuple[in
         " or ".join([*map(repr, words), f"different numbers from 0 to {num_blocks - 1}, as '0,1'"]),
     )
     return tuple(sorted(map(int, numbers)))
+
+
+def _lenders(context: str, block: int, num_blocks: int) -> Sequence[int]:
+    """The blocks whose layers `block` runs before its own, in this order."""
+    return {
+        "own": (),
+        "first": (0,) if block else (),
+        "noisier": range(block),
+        "cleaner": range(num_blocks - 1, block, -1),
+    }[context]
 
 
 def _layer_counts(config: PartitionConfig, num_layers: int) -> Sequence[int]:

@@ -22,7 +22,8 @@ The layers are a tuple with one tree for each, or one tree whose arrays have the
 Either way blocks can be taken apart into layers and put together (see `dbjax.parts`).
 
 Layers that measure something while they train and do not learn it (the running moments of
-BatchNorm) have it in a third tree, "statistics", arranged as the layers are."""
+BatchNorm) have it in a third tree, "statistics", arranged as the layers are. Blocks that read the
+context through layers of others have copies of them in "context" (see `dbjax.exchange`)."""
 Batch = Mapping[str, Any]
 """Arrays with a leading batch axis, on the host or the device."""
 Metrics = dict[str, Array]

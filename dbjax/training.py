@@ -26,7 +26,8 @@ class BlockState:
     Attributes:
         step: the block's own steps so far, an int32 scalar; here as in the other fields, a tree of
             shapes, types or differences holds those instead.
-        params: {"interface": ..., "layers": ...} and, if the layers have any, "statistics".
+        params: {"interface": ..., "layers": ...} and, if there are any, "statistics" of the layers
+            and the "context" borrowed from other blocks.
         opt_state: optax state of this block alone, for what of `params` is trained.
         ema: averaged params, float32 or wider, or None.
     """
@@ -195,27 +196,3 @@ def next_stop(step: int, target: int, every: int) -> int:
     Cutting at absolute multiples makes a resumed run dispatch the very programs it would have.
     """
     return min(target, (step // every + 1) * every)
-
-
-def interface_leaves(state: BlockState) -> list[Array]:
-    """All that belongs to the interface: its weights, optimizer moments and average."""
-    return [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state) if _interface(path)]
-
-
-def with_interface(state: BlockState, leaves: list[Array]) -> BlockState:
-    """`state` with `interface_leaves` replaced."""
-    new = iter(leaves)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: next(new) if _interface(path) else leaf, state
-    )
-
-
-def average_leaves(blocks: list[list[Array]]) -> list[Array]:
-    """Mean over blocks, leaf by leaf: the whole communication of a shared interface."""
-    return [sum(leaves[1:], start=leaves[0]) / len(leaves) for leaves in zip(*blocks, strict=True)]
-
-
-def _interface(path: tuple[Any, ...]) -> bool:
-    """Whether a path turns to the interface where a block's tree forks; deeper names are free."""
-    fork = (e.key for e in path if getattr(e, "key", None) in ("interface", "layers"))
-    return next(fork, None) == "interface"

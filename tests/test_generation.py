@@ -29,11 +29,13 @@ SHAPE: dict[str, Any] = {"depth": 2, "width": 8, "num_heads": 2, "mlp_hidden": 1
 NOISE = LogNormalNoise(p_mean=0.5, p_std=1.0, sigma_min=0.2, sigma_max=20.0)
 
 
-def task_of(num_blocks: int = 2, *, trained: bool = False, **settings: Any) -> AutoregressiveTask:
+def task_of(
+    num_blocks: int = 2, *, trained: bool = False, context: str = "own", **settings: Any
+) -> AutoregressiveTask:
     network = ARDenoiser(
         ARConfig(**SHAPE, condition_width=6, gates=1), VOCABULARY, trained_targets=trained
     )
-    partition = make_partition(PartitionConfig(num_blocks), NOISE, network.depth)
+    partition = make_partition(PartitionConfig(num_blocks, context=context), NOISE, network.depth)
     table = None if trained else FixedTable(jax.random.key(5), network.width)
     config = AutoregressiveConfig(**settings)
     return AutoregressiveTask(network, NOISE, partition, config, LENGTH, table)
@@ -88,6 +90,7 @@ def written_without_caches(
             {"bridge": "soft", "readout": "tied", "readout_scale": 1.0},
             {"num_steps": 3, "temperature": 1.0},
         ),
+        (3, {"context": "cleaner"}, {"num_steps": 2, "temperature": 1.0}),
     ],
 )
 def test_writing_with_caches_gives_the_same_tokens(key, prompt_length, settings, sampling):

@@ -12,19 +12,14 @@ from flax import nnx
 
 from dbjax import keys
 from dbjax.errors import SettingError
+from dbjax.exchange import average_leaves, interface_leaves, with_interface
 from dbjax.families.stack import ResidualStack
 from dbjax.noise import LogNormalNoise
 from dbjax.optimizer import OptimizerConfig, make_optimizer
 from dbjax.partition import PartitionConfig, make_partition
 from dbjax.placement import PlacementConfig, make_placement
 from dbjax.task import DenoisingTask
-from dbjax.training import (
-    Trainer,
-    average_leaves,
-    interface_leaves,
-    next_stop,
-    with_interface,
-)
+from dbjax.training import Trainer, next_stop
 from tests.helpers import (
     WIDTH,
     PlainTask,

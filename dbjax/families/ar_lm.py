@@ -12,6 +12,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -178,7 +179,7 @@ class PlainAR(StackedNetwork):
     ) -> Float[Array, "batch length vocabulary"]:
         """Logits of each token from those before it."""
         interface = self.interface(params)
-        hidden = self.run_layers(params, interface.embed(tokens), key=key, remat=remat)
+        hidden = self.run_layers(params, interface.embed(tokens), None, key=key, remat=remat)
         logits: Array = interface.read_out(hidden)
         return logits
 
@@ -256,7 +257,8 @@ class ARDenoiser(StackedNetwork):
         interface = self.interface(params)
         clean_noise = jnp.full((1, 1), clean_level, jnp.float32)
         conditions = Conditions(interface.condition(clean_noise), interface.condition(c_noise))
-        streams = Streams(interface.embed(tokens), interface.noisy(z).astype(jnp.float32))
+        clean = self._lead(params, interface.embed(tokens), conditions.clean)
+        streams = Streams(clean, interface.noisy(z).astype(jnp.float32))
         streams = self.run_layers(params, streams, conditions, key=key, remat=remat, run=self._pass)
         noisy = interface.finish(streams.noisy, conditions.noisy)
         return Streams(streams.clean, noisy)
@@ -271,8 +273,12 @@ class ARDenoiser(StackedNetwork):
         """Caches of `capacity` positions with what tokens 0 to length - 1 may look at."""
         interface = self.interface(params)
         condition = interface.condition(jnp.full((1, 1), clean_level, jnp.float32))
-        modules = self.layer_modules(params)
-        return _prefill(modules, interface.embed(tokens), condition, capacity)
+        clean, led = interface.embed(tokens), []
+        for module, use in self._borrowed(params):
+            through, cache = module.prefill(clean, condition, capacity)
+            clean = jnp.where(use > 0, through, clean)
+            led.append(cache)
+        return (*led, *_prefill(self.layer_modules(params), clean, condition, capacity))
 
     def step(
         self,
@@ -300,15 +306,49 @@ class ARDenoiser(StackedNetwork):
         levels = [c_noise] if before is None else [clean_level, c_noise]
         condition = interface.condition(jnp.stack(levels)[None].astype(jnp.float32))
         tokens = interface.noisy(z[:, None]).astype(jnp.float32)
+        borrowed = self._borrowed(params)
+        seen, own = list(caches[: len(borrowed)]), caches[len(borrowed) :]
         if before is not None:
-            tokens = jnp.concatenate([interface.embed_each(before[:, None]), tokens], axis=1)
-        seen = []
-        for module, cache in zip(self.layer_modules(params), caches, strict=True):
+            clean = interface.embed_each(before[:, None])
+            for i, (module, use) in enumerate(borrowed):
+                through, seen[i] = module.step(
+                    clean, condition[:, :1], position, seen[i], clean=True, noisy=False
+                )
+                clean = jnp.where(use > 0, through, clean)
+            tokens = jnp.concatenate([clean, tokens], axis=1)
+        for module, cache in zip(self.layer_modules(params), own, strict=True):
             tokens, cache = module.step(
                 tokens, condition, position, cache, clean=before is not None, noisy=True
             )
             seen.append(cache)
         return interface.finish(tokens[:, -1:], condition[:, -1:])[:, 0], tuple(seen)
+
+    def _lead(self, params: Mapping[str, Any], embedded: Array, condition: Array) -> Array:
+        """The clean stream as the block's own layers read it: after the layers it borrows.
+
+        Nothing is learned through them and nothing of them is kept for the backward pass; along the
+        residual stream the embedding still learns.
+        """
+        if "context" not in params:
+            return embedded
+
+        def lead(tokens: Array, lent: Any) -> tuple[Array, None]:
+            module = self.merge_layer(lent["layers"])
+            through = functools.partial(module, condition=condition)
+            return jax.lax.cond(lent["use"] > 0, through, lambda tokens: tokens, tokens), None
+
+        start, lent = jax.lax.stop_gradient((embedded, params["context"]))
+        condition = jax.lax.stop_gradient(condition)
+        led, _ = jax.lax.scan(lead, start, lent)
+        return embedded + (led - start)
+
+    def _borrowed(self, params: Mapping[str, Any]) -> list[tuple[DecoderLayer, Array]]:
+        """The layers that the block borrows, and whether it does or keeps the room only."""
+        if "context" not in params:
+            return []
+        context = params["context"]
+        modules = self.layer_modules(context)
+        return list(zip(modules, context["use"], strict=True))
 
 
 def _prefill(

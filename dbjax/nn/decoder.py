@@ -92,11 +92,13 @@ class DecoderLayer(nnx.Module):
     def __call__(
         self,
         tokens: Float[Array, "batch tokens width"],
+        condition: Float[Array, "#batch #tokens condition"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "batch tokens width"]:
-        """One plain layer over one text."""
-        heads = self.read(tokens, jnp.arange(tokens.shape[1]), _PLAIN)
-        return self.finish(tokens, self.look(heads, heads), _PLAIN, key)
+        """One layer over one clean text."""
+        vectors = self.vectors(condition)
+        heads = self.read(tokens, jnp.arange(tokens.shape[1]), vectors)
+        return self.finish(tokens, self.look(heads, heads), vectors, key)
 
     def over_streams(
         self, streams: Streams, conditions: Conditions, key: PRNGKeyArray | None = None
@@ -152,7 +154,7 @@ class DecoderLayer(nnx.Module):
             clean: whether a clean token is among them; the cache is then extended by it.
             noisy: whether a noisy one is.
         """
-        vectors = _PLAIN if condition is None else self.vectors(condition)
+        vectors = self.vectors(condition)
         heads = self.read(tokens, jnp.full(tokens.shape[1], position), vectors)
         if clean:
             cache = Cache(
@@ -177,15 +179,17 @@ class DecoderLayer(nnx.Module):
         self, tokens: Float[Array, "batch tokens width"], condition: Array | None, capacity: int
     ) -> tuple[Float[Array, "batch tokens width"], Cache]:
         """Clean tokens from position 0 on, and a cache of `capacity` with what later ones read."""
-        vectors = _PLAIN if condition is None else self.vectors(condition)
+        vectors = self.vectors(condition)
         length = tokens.shape[1]
         heads = self.read(tokens, jnp.arange(length), vectors)
         room = ((0, 0), (0, capacity - length), (0, 0), (0, 0))
         cache = Cache(jnp.pad(heads.key, room), jnp.pad(heads.value, room))
         return self.finish(tokens, self.look(heads, heads), vectors, None), cache
 
-    def vectors(self, condition: Float[Array, "batch tokens condition"]) -> Vectors:
-        """Shifts, scales and gates at a noise level."""
+    def vectors(self, condition: Float[Array, "batch tokens condition"] | None) -> Vectors:
+        """Shifts, scales and gates at a noise level; none of a plain layer, without one."""
+        if condition is None:
+            return _PLAIN
         assert self.modulation is not None
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)
         return shift_a, scale_a, self.gates + gate_a, shift_m, scale_m, self.gates + gate_m

@@ -62,6 +62,10 @@ class StackedNetwork:
         """A layer's module, around its parameters and statistics in `params`."""
         names = [name for name in ("layers", "statistics") if name in params]
         trees = (jax.tree.map(lambda x: x[position], params[name]) for name in names)
+        return self.merge_layer(*trees)
+
+    def merge_layer(self, *trees: Any) -> Any:
+        """A layer's module, around its parameters and, if it has any, its statistics."""
         return nnx.merge(self._layer, *trees)
 
     def layer_modules(self, params: Mapping[str, Any]) -> list[Any]:
@@ -93,8 +97,7 @@ class StackedNetwork:
         def apply_layer(tokens: Any, numbered: tuple[Array, Any]) -> tuple[Any, None]:
             position, layer = numbered
             layer_key = None if key is None else jax.random.fold_in(key, position)
-            module: Any = nnx.merge(self._layer, layer)
-            return run(module, tokens, *context, layer_key), None
+            return run(self.merge_layer(layer), tokens, *context, layer_key), None
 
         if remat:
             apply_layer = jax.checkpoint(apply_layer, prevent_cse=False)

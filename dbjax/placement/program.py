@@ -8,19 +8,20 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array
 
 from dbjax.errors import SettingError
+from dbjax.exchange import (
+    average_leaves,
+    interface_leaves,
+    lend,
+    pool_layers,
+    with_context,
+    with_interface,
+)
 from dbjax.placement.config import PlacementConfig
 from dbjax.placement.layout import data_axis, make_layout
 from dbjax.task import Batch
-from dbjax.training import (
-    BlockState,
-    Trainer,
-    average_leaves,
-    interface_leaves,
-    with_interface,
-)
+from dbjax.training import BlockState, Trainer
 
 Slots = tuple[Any, ...]
 """One tree for each slot of a group. Outside of `shard_map` its arrays have the groups as leading
@@ -31,8 +32,8 @@ class Program:
     """Updates of all blocks of a layout, by `jax.shard_map` over its mesh.
 
     Along the mesh's axis `block` lie the groups of blocks: what crosses it is written here and
-    nowhere else, the average of a shared interface; with an owned one nothing does. Along `data`,
-    within a group, the compiler shares out batches and large arrays.
+    nowhere else, the average of a shared interface and borrowed layers; with an owned one nothing
+    does. Along `data`, within a group, the compiler shares out batches and large arrays.
 
     Attributes:
         layout: which block lives where. Blocks in one slot must have the same shape.
@@ -41,9 +42,9 @@ class Program:
         run: (states, batches, about) -> states, metrics. Batches are [groups, steps, batch, ...]
             and metrics [groups, steps]; `about` says of each block its number, its interval and
             whether it is behind. The states are consumed.
-        catch_up: the same for the blocks that are behind; the others stay as they are, and no
-            interface is averaged.
-        average: averages the interfaces if their turn has come.
+        catch_up: the same for the blocks that are behind; the others stay as they are, and
+            nothing is exchanged.
+        exchange: (states, about) -> states, with what is exchanged if the turn has come.
     """
 
     def __init__(self, config: PlacementConfig, trainer: Trainer, blocks: Sequence[int]) -> None:
@@ -59,8 +60,8 @@ class Program:
         self.shardings = jax.tree.map(self._sharding, self.shapes)
         self.run = self._program(self._advance_group)
         self.catch_up = self._program(functools.partial(self._advance_group, catch_up=True))
-        self.average = jax.jit(
-            self._map_groups(self._average_group), donate_argnums=0, out_shardings=self.shardings
+        self.exchange = jax.jit(
+            self._map_groups(self._exchange), donate_argnums=0, out_shardings=self.shardings
         )
 
     def lower(self, num_steps: int, batch: Batch) -> jax.stages.Lowered:
@@ -118,7 +119,7 @@ class Program:
             ]
             new, metrics = zip(*done, strict=True)
             if not catch_up:
-                return self._average_group(new), metrics
+                return self._exchange(tuple(new), about), metrics
             kept = [
                 jax.tree.map(functools.partial(jnp.where, a["behind"]), n, old)
                 for a, n, old in zip(about, new, carry, strict=True)
@@ -131,27 +132,45 @@ class Program:
         remat = self.layout.slots[slot][0] in self._trainer.remat
         return self._trainer.update(state, batch, about["block"], about["interval"], remat=remat)
 
-    def _average_group(self, states: Slots) -> Slots:
-        """Averages a shared interface over all blocks, whenever its turn has come."""
+    def _exchange(self, states: Slots, about: Slots) -> Slots:
+        """Averages a shared interface over all blocks and lends layers, whenever the turn has come.
+
+        One group's part of it.
+        """
         if self._config.interface != "shared":
             return states
+        several = self.layout.mesh.shape["block"] > 1
+        interfaces = [interface_leaves(state) for state in states]
+        contexts = [state.params.get("context") for state in states]
 
-        def average(leaves: list[list[Array]]) -> list[list[Array]]:
-            mean = average_leaves(leaves)
-            if self.layout.mesh.shape["block"] > 1:
+        def exchange(interfaces: Any, contexts: Any) -> tuple[Any, Any]:
+            mean = average_leaves(interfaces)
+            if several:
                 mean = jax.lax.pcast(jax.lax.pmean(mean, "block"), "block", to="varying")
-            return [mean] * len(leaves)
+            return [mean] * len(states), self._lend(states, about) or contexts
 
-        def keep(leaves: list[list[Array]]) -> list[list[Array]]:
-            return leaves
+        def keep(interfaces: Any, contexts: Any) -> tuple[Any, Any]:
+            return interfaces, contexts
 
-        leaves: Any = jax.lax.cond(
-            states[0].step % self._config.sync_every == 0,
-            average,
-            keep,
-            [interface_leaves(state) for state in states],
-        )
-        return tuple(with_interface(s, new) for s, new in zip(states, leaves, strict=True))
+        turn = states[0].step % self._config.sync_every == 0
+        interfaces, contexts = jax.lax.cond(turn, exchange, keep, interfaces, contexts)
+        states = tuple(map(with_interface, states, interfaces))
+        return states if contexts[0] is None else tuple(map(with_context, states, contexts))
+
+    def _lend(self, states: Slots, about: Slots) -> list[Any]:
+        """What each slot's block borrows, of the layers as they are now; empty if nothing."""
+        partition = self._trainer.task.partition
+        if not partition.borrows:
+            return []
+        lent = [state.params["layers"] for state in states]
+        if self.layout.mesh.shape["block"] > 1:
+            lent = [jax.lax.all_gather(layers, "block") for layers in lent]
+        else:
+            lent = [jax.tree.map(lambda x: x[None], layers) for layers in lent]
+        places = map(self.layout.find, range(partition.num_blocks))
+        every = pool_layers([jax.tree.map(lambda x, g=g: x[g], lent[j]) for j, g in places])
+        index, use = map(jnp.asarray, partition.borrowed())
+        return [lend(every, index[a["block"]], use[a["block"]]) for a in about]
 
     def _sharding(self, shape: jax.ShapeDtypeStruct) -> NamedSharding:
         """Where an array of a block goes, once the groups are its leading axis."""

@@ -8,18 +8,17 @@ import jax
 
 from dbjax import keys
 from dbjax.devices import to_device, to_host
-from dbjax.placement.config import PlacementConfig
-from dbjax.task import Metrics
-from dbjax.training import (
-    BlockState,
-    Chunk,
-    Stream,
-    Trainer,
+from dbjax.exchange import (
     average_leaves,
     interface_leaves,
-    next_stop,
+    lend,
+    pool_layers,
+    with_context,
     with_interface,
 )
+from dbjax.placement.config import PlacementConfig
+from dbjax.task import Metrics
+from dbjax.training import BlockState, Chunk, Stream, Trainer, next_stop
 
 # With `steps_per_visit=None`: what fetching and putting back a block may cost beside its visit,
 # were nothing of it hidden, and the longest visit, after which other blocks should have a turn.
@@ -56,6 +55,7 @@ class Sequential:
         self.timing: dict[str, float] = {}
         self._run = jax.jit(trainer.run, static_argnames="remat", donate_argnums=0)
         self._average = jax.jit(average_leaves)
+        self._lend = jax.jit(lend)
 
     @property
     def steps_per_visit(self) -> int | None:
@@ -142,3 +142,9 @@ class Sequential:
         leaves = [to_device(interface_leaves(state)) for state in self._states.values()]
         mean = to_host(self._average(leaves))
         self._states = {b: with_interface(s, mean) for b, s in self._states.items()}
+        partition = self._trainer.task.partition
+        if partition.borrows:
+            every = pool_layers([to_device(self._states[b].params["layers"]) for b in self._states])
+            for b, index, use in zip(self._states, *partition.borrowed(), strict=True):
+                context = to_host(self._lend(every, index, use))
+                self._states[b] = with_context(self._states[b], context)

@@ -88,8 +88,8 @@ class Sharded:
             self._states, metrics = run(self._states, batches, self._about(tuple(behind)))
             self._steps |= dict.fromkeys(behind, stop)
             if ahead and set(self._steps.values()) == {stop}:
-                # An average the interrupted run still owed, now that all have caught up.
-                self._states = self._program.average(self._states)
+                # An exchange the interrupted run still owed, now that all have caught up.
+                self._states = self._program.exchange(self._states, self._about(tuple(behind)))
             yield Chunk(stop - start, {b: self._own(metrics, b) for b in behind if b in self._held})
 
     def _own(self, metrics: Slots, block: int) -> dict[str, Array]:

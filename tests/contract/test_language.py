@@ -68,16 +68,23 @@ def test_resumes_exactly(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "interface"),
+    ("name", "interface", "context"),
     [
-        ("mdm_docs.py:blocks", "owned"),
-        ("ar_docs.py:blocks", "owned"),
-        # Only this family has other parameters then: the targets.
-        pytest.param("ar_docs.py:blocks", "shared", marks=pytest.mark.slow),
+        ("mdm_docs.py:blocks", "owned", "own"),
+        ("ar_docs.py:blocks", "owned", "own"),
+        # Only this family has other parameters then: the targets, and borrowed layers.
+        ("ar_docs.py:blocks", "shared", "cleaner"),
     ],
 )
-def test_placements_agree(name: str, interface: str) -> None:
-    setup = method(name, **{"placement.interface": interface, "placement.sync_every": 1})
+def test_placements_agree(name: str, interface: str, context: str) -> None:
+    setup = method(
+        name,
+        **{
+            "placement.interface": interface,
+            "placement.sync_every": 1,
+            "partition.context": context,
+        },
+    )
     models = [
         train(setup, 3, name=placement, **settings)
         for placement, settings in (
@@ -91,3 +98,6 @@ def test_placements_agree(name: str, interface: str) -> None:
             assert distance(models[0].blocks[block], other.blocks[block]) < 1e-4
     interfaces = [models[0].blocks[block]["interface"] for block in range(2)]
     assert same(*interfaces) == (interface == "shared")
+    if context == "cleaner":
+        borrowed = models[0].task.partition.context
+        assert borrowed == ((1,), ())

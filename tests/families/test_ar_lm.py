@@ -108,6 +108,31 @@ def test_one_mask_and_two_passes_are_the_same(key, inputs, per_token):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * largest)
 
 
+def test_borrowed_layers_continue_the_clean_stream_and_are_not_learned(key, inputs):
+    network, params = network_of(key)
+    z, c_noise, tokens = inputs
+
+    def of(*layers: int) -> Any:
+        return jax.tree.map(lambda x: x[np.array(layers)], params["layers"])
+
+    @jax.jit
+    def clean(own: Any, context: Any) -> jax.Array:
+        return network.apply({**own, **context}, z, c_noise, tokens, LEVEL).clean
+
+    own = {**params, "layers": of(2)}
+    # The last place is room that is not used.
+    context = {"context": {"layers": of(1, 0, 0), "use": jnp.array([1.0, 1.0, 0.0])}}
+    expected = clean({**params, "layers": of(1, 0, 2)}, {})
+    np.testing.assert_allclose(clean(own, context), expected, rtol=1e-4, atol=1e-4)
+    assert jnp.abs(clean(own, {}) - expected).max() > 0.1
+
+    gradients = jax.jit(jax.grad(lambda *p: jnp.sum(clean(*p) ** 2), argnums=(0, 1)))(own, context)
+    for leaf in jax.tree.leaves(gradients[1]):
+        np.testing.assert_array_equal(leaf, 0)
+    assert jnp.abs(gradients[0]["interface"]["tokens"]["embedding"]).max() > 1e-3
+    assert all(jnp.abs(x).max() > 0 for x in jax.tree.leaves(gradients[0]["layers"]["mlp"]))
+
+
 @pytest.mark.parametrize("filled", [0, 1, 4])
 def test_with_caches_slots_are_the_same(key, inputs, filled):
     network, params = network_of(key)
