@@ -133,7 +133,10 @@ class AutoregressiveTask:
             return params
         # As their owners begin: layers are drawn by their index.
         layers, use = (rows[block] for rows in self.partition.borrowed())
-        context = {"layers": self.network.init(key, layers.tolist())["layers"], "use": jnp.asarray(use)}
+        context = {
+            "layers": self.network.init(key, layers.tolist())["layers"],
+            "use": jnp.asarray(use),
+        }
         return {**params, "context": context}
 
     def loss(

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import scipy.special
 from jaxtyping import Float, Integer, Shaped
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,7 +19,7 @@ from PIL import Image
 
 from dbjax import sampling
 from dbjax.data.dataset import DatasetInfo
-from dbjax.noise import GaussianNoise, NoiseProcess
+from dbjax.noise import GaussianNoise, LogNormalNoise, NoiseProcess
 from dbjax.partition import Grid, Partition
 
 # Found by search: contrast of about 3 or more on white and on black, and as far apart as that
@@ -356,6 +357,39 @@ def loss_over_noise_figure(
     axes.set_ylabel(f"loss ({meaning})")
     axes.grid()
     _noise_axis(axes, level)
+    add_legend(figure)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def noise_fit_figure(
+    sigma: Float[np.ndarray, " levels"],
+    entropy: Float[np.ndarray, " levels"],
+    noise: LogNormalNoise,
+    fitted: tuple[float, float],
+) -> Figure:
+    """The share of the cross entropy that is left at each noise level, and two densities' mass.
+
+    Args:
+        sigma: noise levels, falling.
+        entropy: cross entropy at each.
+        noise: that of the run.
+        fitted: mean and standard deviation of ln sigma that fit.
+    """
+    figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    x = np.geomspace(noise.sigma_max, noise.sigma_min, 200)
+    axes.plot(sigma, entropy / entropy[0], color=INK, marker="o", ms=3.5, label="cross entropy")
+    for (mean, std), colour, name in (
+        ((noise.p_mean, noise.p_std), PALETTE[0], "this run's density"),
+        (fitted, PALETTE[1], "fitted density"),
+    ):
+        mass = scipy.special.ndtr((np.log(x) - mean) / std)
+        axes.plot(x, mass, color=colour, label=name)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("share that is left")
+    axes.grid()
+    _noise_axis(axes, "sigma")
     add_legend(figure)
     return figure
 

@@ -20,7 +20,7 @@ from dbjax import session
 from dbjax.build import Setup, build
 from dbjax.catalogue import GENERATIVE, TEXT
 from dbjax.classification import LabelDenoiser
-from dbjax.data import make_stream
+from dbjax.data import load_dataset, make_stream
 from dbjax.devices import to_device
 from dbjax.errors import require
 from dbjax.memory import step_memory
@@ -135,8 +135,11 @@ def _check(
 
 
 def _probe(setup: Setup) -> Batch:
-    """A few batches of data on which losses are compared."""
-    stream = make_stream(setup.dataset, setup.data, seed=setup.trainer.seed, block=0)
+    """A few batches on which losses are compared, of texts some that were not trained on."""
+    dataset = setup.dataset
+    if setup.config.family in TEXT:
+        dataset = load_dataset(dataclasses.replace(setup.data, split="test"))
+    stream = make_stream(dataset, setup.data, seed=setup.trainer.seed, block=0)
     return {key: x.reshape(-1, *x.shape[2:]) for key, x in stream.take(8).items()}
 
 

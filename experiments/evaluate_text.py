@@ -30,6 +30,8 @@ NUM_TEXTS = 64
 """Texts that are sampled unasked."""
 MAUVE_TEXTS = 500
 """With fewer, MAUVE is noise."""
+MASKED = 4000
+"""Texts that a bound is averaged over, at the least: each of few is masked several times."""
 FITTED = 10_000
 """Training sequences, spread over the text, that proxies and the unigram entropy are fitted to."""
 SHOWN = 4
@@ -63,7 +65,8 @@ def masked_likelihood(
     progress: Callable[[int], object],
 ) -> dict[str, Any]:
     """The evidence bound, and what each block adds to it."""
-    found = evidence_bound(task, model.blocks, tokens, vocabulary, progress=progress)
+    looks = -(-MASKED // len(tokens))
+    found = evidence_bound(task, model.blocks, tokens, vocabulary, looks=looks, progress=progress)
     return {"likelihood": "upper bound", **found}
 
 

@@ -37,33 +37,35 @@ def evidence_bound(
     tokens: Int[np.ndarray, "size length"],
     vocabulary: int,
     *,
+    looks: int = 1,
     batch_size: int = 128,
     seed: int = 0,
     progress: Callable[[int], object] = lambda count: None,
 ) -> dict[str, Any]:
     """The negative evidence bound of whole texts (Shi et al. 2024, equation 5), an upper bound.
 
-    Every text is masked once for each block, at a u of the block's own share, without overlap:
-    the shares' integrals add up to the bound. Within a batch u is spread evenly.
+    Every text is masked `looks` times for each block, at a u of the block's own share, without
+    overlap: the shares' integrals add up to the bound. Within a batch u is spread evenly.
 
     Args:
         task: of masked tokens.
         blocks: weights of every block.
         tokens: the texts; none is left out.
         vocabulary: number of different tokens.
+        looks: masks of each text and block that are averaged over.
         batch_size: texts that are looked at together.
         seed: of times and masks, the same for every model.
         progress: told the number of texts after each batch.
 
     Returns:
-        `nats_per_token`; `standard_error` of it, over texts; `num_tokens`; `by_block`, rows of
-        "block", its "share" of u, the "nats_per_token" it adds and its mean "cross_entropy" in nats
-        per masked token.
+        `nats_per_token`; `standard_error` of it, over texts; `num_tokens`; `looks`; `by_block`,
+        rows of "block", its "share" of u, the "nats_per_token" it adds and its mean
+        "cross_entropy" in nats per masked token.
     """
     edges = task.partition.edges
     shares = np.diff(edges)
     look = jax.jit(lambda params, batch, u, key: task.density(params, batch, u, key))
-    size = len(tokens)
+    size = looks * len(tokens)
     batch_size = min(batch_size, size)
     total = np.zeros((len(shares), size))
     entropy = np.zeros(len(shares))
@@ -73,7 +75,7 @@ def evidence_bound(
         seen = []
         for start in range(0, size, batch_size):
             # Every batch has the full size, so that one compiled program serves them all.
-            index = np.arange(start, start + batch_size) % size
+            index = np.arange(start, start + batch_size) % len(tokens)
             u_key, noise_key = jax.random.split(keys.derive(seed, "likelihood", b, start))
             u = spread_u(u_key, batch_size, interval)
             density, per_token = look(params, jnp.asarray(tokens[index]), u, noise_key)
@@ -84,11 +86,12 @@ def evidence_bound(
         entropy[b] = np.mean(seen)
     # At t = 0 a token is still masked with probability eps; it is counted as a guess.
     constant = task.noise.eps * np.log(vocabulary)
-    texts = total.sum(axis=0) + constant
+    texts = total.sum(axis=0).reshape(looks, -1).mean(axis=0) + constant
     return {
         "nats_per_token": float(texts.mean()),
-        "standard_error": float(texts.std() / np.sqrt(size)),
+        "standard_error": float(texts.std() / np.sqrt(len(texts))),
         "num_tokens": int(tokens.size),
+        "looks": looks,
         "by_block": [
             {
                 "block": b,

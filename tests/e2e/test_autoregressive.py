@@ -9,7 +9,7 @@ import pytest
 from dbjax.build import build
 from dbjax.config import load_config
 from dbjax.errors import SettingError
-from experiments import evaluate, evaluate_text, report, sample, train
+from experiments import evaluate, evaluate_text, fit_noise, report, sample, train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -55,6 +55,19 @@ def test_each_is_measured_by_its_next_tokens(runs):
         assert found["layer_evaluations_per_sample"] == layers
         assert found["generated"]["num_texts"] == 20
         assert np.load(run / "samples" / "samples.npz")["tokens"].shape == (20, LENGTH)
+
+
+def test_noise_can_be_fitted_to_what_was_learned(runs, tmp_path, capsys):
+    fit_noise.main([f"--workdir={runs[0]}"])
+    found = json.loads((runs[0] / "noise_fit.json").read_text())
+    assert found["noise"]["p_std"] > 0 and len(found["cross_entropy"]) == 30
+    override = re.findall(r"--(config.partition.edges=\S+)", capsys.readouterr().out)
+    overrides = [text.removeprefix("config.") for text in override]
+    build(load_config(runs[0] / "config.json", overrides))
+    assert (runs[0] / "noise_fit.png").stat().st_size > 0
+    (tmp_path / "config.json").write_text((runs[0] / "config.json").read_text())
+    with pytest.raises(SettingError, match="was not evaluated"):
+        fit_noise.main([f"--workdir={tmp_path}"])
 
 
 def test_prompts_are_continued_and_the_first_text_is_streamed(runs, capsys):

@@ -49,6 +49,7 @@ def runs(tmp_path_factory, quick_compilation):
         # As few as MAUVE takes, to see that it is measured.
         patch.setattr(evaluate_text, "MAUVE_TEXTS", 20)
         patch.setattr(evaluate_text, "FITTED", 200)
+        patch.setattr(evaluate_text, "MASKED", 1)
         evaluate.main(["--workdir", *map(str, folders), "--num_samples=20"])
     return folders
 

@@ -147,6 +147,12 @@ def test_without_looking_the_bound_is_the_unigram_entropy(schedule, num_blocks):
     )
     assert sum(row["share"] for row in found["by_block"]) == pytest.approx(1)
     wrong = {b: {**p, "interface": jnp.zeros(VOCABULARY)} for b, p in blocks.items()}
+    again = evidence_bound(
+        task, blocks, tokens[:1000].astype(np.int32), VOCABULARY, looks=40, batch_size=700
+    )
+    counted = np.bincount(tokens[:1000].reshape(-1), minlength=VOCABULARY) / (1000 * LENGTH)
+    cross = -np.sum(counted * np.asarray(blocks[0]["interface"]))
+    assert again["nats_per_token"] == pytest.approx(cross, rel=0.02)
     worse = evidence_bound(task, wrong, tokens.astype(np.int32), VOCABULARY, batch_size=4_000)
     assert worse["nats_per_token"] == pytest.approx(np.log(VOCABULARY), rel=0.01)
 
