@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 from tqdm.auto import tqdm
 
-from dbjax import session
+from dbjax import keys, session
 from dbjax.autoregressive import AutoregressiveTask, NextTokenTask
 from dbjax.build import Setup
 from dbjax.data import Dataset, TextConfig, TextInfo, load_text
@@ -23,6 +23,7 @@ from dbjax.masked_text import revealing
 from dbjax.metrics import NgramScorer, TfidfFeatures, generative_perplexity, mauve_score
 from dbjax.metrics.likelihood import evidence_bound, next_token_entropy
 from dbjax.metrics.text import bits_per_character, bits_per_token, unigram_entropy
+from dbjax.refined_text import refining
 from dbjax.sampling import Sampler
 from experiments.sample_text import write_on, write_texts
 
@@ -34,6 +35,8 @@ MASKED = 4000
 """Texts that a bound is averaged over, at the least: each of few is masked several times."""
 FITTED = 10_000
 """Training sequences, spread over the text, that proxies and the unigram entropy are fitted to."""
+REFINED = 160
+"""Tokens of which the steps to them are kept."""
 SHOWN = 4
 """Texts that are kept to be shown, sampled and real."""
 
@@ -118,6 +121,7 @@ def text_quality(setup: Setup, model: session.Model, count: int, path: Path) -> 
                 "samples": written[:SHOWN],
                 "real": texts[:SHOWN],
                 "revealing": _revealing(setup, model),
+                "refining": _refining(setup, model, sampled[0]),
             }
         )
     )
@@ -165,6 +169,17 @@ def _revealing(setup: Setup, model: session.Model) -> dict[str, Any] | None:
     sampler = Sampler(setup.task, setup.sampling)
     walk = model.walk(1, sampler=sampler)
     return dataclasses.asdict(revealing(setup.dataset.info.codec, walk, sampler.grid))
+
+
+def _refining(setup: Setup, model: session.Model, tokens: Tokens) -> dict[str, Any] | None:
+    """What each step takes the tokens of a text for, of autoregressive blocks."""
+    if not isinstance(setup.task, AutoregressiveTask):
+        return None
+    codec, key = setup.dataset.info.codec, keys.derive(0, "refining")
+    found = refining(
+        setup.task, model.blocks, setup.sampling, codec, tokens, key=key, count=REFINED
+    )
+    return dataclasses.asdict(found)
 
 
 def _measures(

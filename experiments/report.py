@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from dbjax import classification_pictures, pictures
 from dbjax.errors import require
 from dbjax.masked_text import Revealing
+from dbjax.refined_text import Refining
 from experiments import cli
 from experiments.report_runs import ClassifierRun, Run, TextRun, confused, paired, read_run
 
@@ -247,8 +249,14 @@ def _answers(run: ClassifierRun, other: ClassifierRun | None) -> dict[str, Marku
     return found
 
 
-def steps_of(found: Revealing) -> list[dict[str, Any]]:
+def steps_of(found: Revealing | Refining) -> list[dict[str, Any]]:
     """Rows of how a text came to be: each colours what is new in it, and the last one all."""
+    if isinstance(found, Refining):
+        last = len(found.blocks)
+        shown = np.linspace(1, last, min(last, REVEALED)).round().astype(int).tolist()
+        return [
+            {"name": f"step {step}", "masked": None, "spans": found.spans(step)} for step in shown
+        ]
     steps = found.shown_steps(REVEALED)
     rows = [
         {

@@ -23,6 +23,7 @@ from dbjax.metrics.classification import Reliability, reliability
 from dbjax.monitor import read_journal
 from dbjax.noise import NoiseProcess
 from dbjax.partition import Grid, Partition, make_partition, sampling_grid
+from dbjax.refined_text import Refining
 from dbjax.workdir import read_config
 
 FAMILIES = {
@@ -167,12 +168,12 @@ class TextRun(Run):
     Attributes:
         samples: a few of its texts.
         real: a few test texts.
-        revealing: how one of its texts came to be, where tokens are revealed.
+        coming: how one of its texts came to be, by blocks.
     """
 
     samples: Sequence[str]
     real: Sequence[str]
-    revealing: Revealing | None
+    coming: Revealing | Refining | None
 
 
 def read_run(folder: Path) -> Run:
@@ -208,8 +209,9 @@ def read_run(folder: Path) -> Run:
     }
     if config.family in TEXT:
         shown = json.loads((folder / "samples" / "shown.json").read_text())
-        found = shown.pop("revealing")
-        return TextRun(**facts, **shown, revealing=found and Revealing(**found))
+        revealing, refining = shown.pop("revealing"), shown.pop("refining")
+        coming = revealing and Revealing(**revealing)
+        return TextRun(**facts, **shown, coming=coming or (refining and Refining(**refining)))
     if config.family not in GENERATIVE:
         if config.family not in FAMILIES:
             # It need not be trained end to end, nor tell by its blocks what it is.

@@ -9,7 +9,16 @@ import pytest
 from dbjax.build import build
 from dbjax.config import load_config
 from dbjax.errors import SettingError
-from experiments import evaluate, evaluate_text, fit_noise, report, sample, train
+from dbjax.refined_text import Refining
+from experiments import (
+    evaluate,
+    evaluate_text,
+    fit_noise,
+    report,
+    sample,
+    train,
+    writing_speed,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -55,6 +64,31 @@ def test_each_is_measured_by_its_next_tokens(runs):
         assert found["layer_evaluations_per_sample"] == layers
         assert found["generated"]["num_texts"] == 20
         assert np.load(run / "samples" / "samples.npz")["tokens"].shape == (20, LENGTH)
+
+
+def test_the_steps_to_a_text_are_kept(runs):
+    shown = json.loads((runs[0] / "samples" / "shown.json").read_text())
+    found = Refining(**shown["refining"])
+    assert found.text == shown["samples"][0] and found.blocks == [0, 1]
+    assert [len(row) for row in found.guesses] == [LENGTH] * 2
+    for step in (1, 2):
+        assert "".join(span.text for span in found.spans(step)) == "".join(found.guesses[step - 1])
+    assert {span.block for span in found.spans(1)} == {0}
+    changed = [a != b for a, b in zip(*found.guesses, strict=True)]
+    marked = [span.block is not None for span in found.spans(2) for _ in span.text]
+    assert marked == changed
+    assert json.loads((runs[1] / "samples" / "shown.json").read_text())["refining"] is None
+
+
+def test_writing_is_timed_beside_the_twin(tmp_path, capsys):
+    out = tmp_path / "speed.json"
+    small = [text for text in SMALL if "depth" not in text]
+    configs = [f"--config={CONFIG}:blocks", f"--twin={CONFIG}:end_to_end", f"--out={out}"]
+    writing_speed.main([*configs, *small, "--texts", "2", "--tokens=3", "--repeats=1"])
+    twin, blocks = json.loads(out.read_text())["rows"]
+    assert twin["ratio"] == 1 and blocks["ratio"] > 0
+    assert (twin["layer_evaluations_per_token"], blocks["layer_evaluations_per_token"]) == (4, 8)
+    assert "2 at once" in capsys.readouterr().out
 
 
 def test_noise_can_be_fitted_to_what_was_learned(runs, tmp_path, capsys):
