@@ -1,6 +1,6 @@
 """Autoregressive language modelling: next tokens denoised by blocks, and the plain twin's task.
 
-What networks must offer is what `dbjax.families.ar_lm` does.
+What networks must offer is what those of `dbjax.families.ar_lm` do, and of `recurrent_lm`.
 """
 
 import dataclasses
@@ -61,6 +61,21 @@ class AutoregressiveConfig:
         scale, weight = self.readout_scale, self.next_token_weight
         require(scale > 0, "autoregressive.readout_scale", scale, "a number above 0")
         require(weight >= 0, "autoregressive.next_token_weight", weight, "0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceConfig(AutoregressiveConfig):
+    """The `autoregressive` section where noisy slots look at each other: one level for a text."""
+
+    sigma: str = "sequence"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = "'sequence' where noisy tokens look at each other"
+        require(self.sigma == "sequence", "autoregressive.sigma", self.sigma, allowed)
+        weight = self.next_token_weight
+        allowed = "0 where there is no stream of clean tokens to predict from"
+        require(weight == 0, "autoregressive.next_token_weight", weight, allowed)
 
 
 @runtime_checkable
@@ -276,6 +291,31 @@ class AutoregressiveTask:
 
     def _every_row(self, params: Params) -> Float[Array, "vocabulary width"]:
         return self.targets(params).rows(jnp.arange(self.network.vocabulary))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecurrentTask(AutoregressiveTask):
+    """The same by one network whose noisy slots look at those before them.
+
+    Its network is `dbjax.families.recurrent_lm.RecurrentDenoiser`, its config a `SequenceConfig`.
+    """
+
+    def answer(
+        self,
+        params: Params,
+        z: Float[Array, "batch length width"],
+        sigma: Float[Array, "#batch 1"],
+        tokens: Int[Array, "batch length"],
+        key: PRNGKeyArray | None = None,
+        remat: bool = False,
+    ) -> tuple[Float[Array, "batch length vocabulary"], None]:
+        """Logits of the slots; there is no clean stream, and nothing is drawn."""
+        del key
+        c = self.noise.precondition(sigma)
+        hidden = self.network.apply(
+            params, c.c_in[..., None] * z, c.c_noise[:, 0], tokens, remat=remat
+        )
+        return self.read(params, z, sigma, hidden), None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -117,8 +117,7 @@ class PlainInterface(nnx.Module):
 
     def embed(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length width"]:
         """The clean stream of a whole text: the beginning, then all tokens but the last."""
-        beginning = jnp.full_like(tokens[:, :1], self.tokens.num_embeddings - 1)
-        return self.embed_each(jnp.concatenate([beginning, tokens[:, :-1]], axis=1))
+        return self.embed_each(shifted(tokens, self.tokens.num_embeddings - 1))
 
     def embed_each(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length width"]:
         """The clean stream's tokens as they are; the vocabulary's size is the beginning."""
@@ -158,6 +157,12 @@ class Interface(PlainInterface):
         return modulate(self.norm(hidden), shift, scale)
 
 
+def shifted(tokens: Int[Array, "batch length"], beginning: int) -> Int[Array, "batch length"]:
+    """What stands before each token: the beginning, then all tokens but the last."""
+    first = jnp.full_like(tokens[:, :1], beginning)
+    return jnp.concatenate([first, tokens[:, :-1]], axis=1)
+
+
 class PlainAR(StackedNetwork):
     """The plain language model: pure functions of (parameters, tokens), and no parameters."""
 
@@ -168,6 +173,11 @@ class PlainAR(StackedNetwork):
             functools.partial(DecoderLayer, **config.layer),
         )
         self.vocabulary = vocabulary
+
+    @property
+    def layer_evaluations(self) -> int:
+        """Layers that are run for one token."""
+        return self.depth
 
     def apply(
         self,

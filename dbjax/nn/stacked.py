@@ -78,6 +78,7 @@ class StackedNetwork:
         params: Mapping[str, Any],
         tokens: Any,
         *context: Any,
+        each: tuple[Any, ...] = (),
         key: PRNGKeyArray | None,
         remat: bool,
         run: Callable[..., Any] = operator.call,
@@ -88,16 +89,17 @@ class StackedNetwork:
             params: the interface and any consecutive layers, as from `init`.
             tokens: what the first layer reads, [batch, tokens, width] or a tree of such streams.
             *context: what every layer reads besides.
+            each: what each layer reads by itself besides, arrays with the layers as leading axis.
             key: for dropout, folded with a layer's position in `params`; None is evaluation.
             remat: keep only each layer's input for the backward pass, compute the rest again.
-            run: what a layer does, called as (layer, tokens, *context, key); by default the layer
-                itself is called.
+            run: what a layer does, called as (layer, tokens, *context, *each, key); by default the
+                layer itself is called.
         """
 
-        def apply_layer(tokens: Any, numbered: tuple[Array, Any]) -> tuple[Any, None]:
-            position, layer = numbered
+        def apply_layer(tokens: Any, numbered: tuple[Array, Any, Any]) -> tuple[Any, None]:
+            position, layer, own = numbered
             layer_key = None if key is None else jax.random.fold_in(key, position)
-            return run(self.merge_layer(layer), tokens, *context, layer_key), None
+            return run(self.merge_layer(layer), tokens, *context, *own, layer_key), None
 
         if remat:
             apply_layer = jax.checkpoint(apply_layer, prevent_cse=False)
@@ -106,7 +108,7 @@ class StackedNetwork:
         # for. Without remat it would copy them all into one array and back: that is slower and
         # larger than the unrolled program, which only takes longer to compile.
         tokens, _ = jax.lax.scan(
-            apply_layer, tokens, (jnp.arange(count), params["layers"]), unroll=not remat
+            apply_layer, tokens, (jnp.arange(count), params["layers"], each), unroll=not remat
         )
         return tokens
 
