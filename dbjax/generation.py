@@ -1,8 +1,9 @@
-"""Writing of text token by token, each by a short walk over the blocks, with a cache for each.
+"""Writing of text token by token, each by a short walk of a model that has caches.
 
 A token's slot costs every block that the walk asks one pass: in it go the clean token before, which
 extends the block's cache, and the noisy one, so that the block's weights are read once. What a
-plain model of the same depth reads for a token, all blocks together read.
+plain model of the same depth reads for a token, all blocks together read. How the next token is
+found is the business of `dbjax.writers`.
 """
 
 import dataclasses
@@ -12,9 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
-from dbjax.autoregressive import AutoregressiveTask, NextTokenTask
+from dbjax.autoregressive import AutoregressiveTask, NextTokenTask, RecurrentTask
 from dbjax.categorical import draw, nucleus
 from dbjax.devices import to_device
 from dbjax.errors import require
@@ -22,7 +23,8 @@ from dbjax.noise import NoiseProcess
 from dbjax.partition import sampling_grid
 from dbjax.sampling import SamplingConfig
 from dbjax.solvers import Solver
-from dbjax.task import Estimate, Params
+from dbjax.task import Params
+from dbjax.writers import BlockWriter, PlainWriter, RecurrentWriter, Walk, Writer, walk_key
 
 GIVEN_NOT = -1
 """In the place of a token that is to be written."""
@@ -33,7 +35,7 @@ class GenerationConfig(SamplingConfig):
     """The `sampling` section of a config that writes text token by token.
 
     Attributes:
-        num_steps: of the walk to each token; the plain twin makes one.
+        num_steps: of the walk to each token; twins, which make one, have no use for it.
         solver: `euler` or `ancestral`.
         temperature: of tokens that are drawn: after the last step, and in the walk where
             `autoregressive.bridge` is `draw`; 0 is the likeliest. At the lowest noise z already
@@ -65,7 +67,7 @@ class Text(NamedTuple):
     Attributes:
         tokens: [batch, capacity], `GIVEN_NOT` from `position` on except where a token is given.
         position: of the next token, the same in all texts.
-        caches: of each block.
+        caches: of the model.
     """
 
     tokens: Array
@@ -78,7 +80,7 @@ class Generator:
 
     Attributes:
         grid: levels of the walk to a token, and the block asked at each.
-        layer_evaluations: residual layers run for one token, those of the clean stream counted.
+        layer_evaluations: residual layers run for one token, those for tokens before it counted.
         batch_size: texts that are meant to be written together.
     """
 
@@ -86,19 +88,21 @@ class Generator:
         """Compiles nothing.
 
         Args:
-            task: of blocks, or of the plain twin.
+            task: of blocks, of a recurrent model, or of a twin.
             config: steps, grid, solver, temperature.
 
         Raises:
             SettingError: if the solver cannot be used token by token.
         """
         self._task, self._config = task, config
-        self._solver, _ = config.make_solver(task.noise)
+        solver, _ = config.make_solver(task.noise)
         self.grid = sampling_grid(task.partition, task.noise, config.num_steps, config.grid)
-        self.layer_evaluations = self._count_layers()
+        walk = Walk(self.grid, solver, config.prior_scale, config.temperature, config.top_p)
+        self._writer = _writer(task, walk)
+        self.layer_evaluations = self._writer.layer_evaluations
         self.batch_size = config.batch_size
         self._advance = jax.jit(self._write, donate_argnums=1)
-        self._begin = jax.jit(self._prefill, static_argnums=2)
+        self._begin = jax.jit(self._writer.begin, static_argnums=2)
 
     def __call__(
         self,
@@ -145,44 +149,24 @@ class Generator:
         # Up to the first token that some text lacks, all can be read at once.
         lacking = (known == GIVEN_NOT).any(axis=0)
         start = int(np.argmax(lacking))
-        caches = self._begin(params, jnp.asarray(known[:, :start]), total)
+        caches = self._begin(params, jnp.asarray(known[:, :start]), total, seed)
         text = Text(jnp.asarray(known), jnp.int32(start), caches)
         for stop in [*range(start + every, total, every), total]:
             text = self._advance(params, text, jnp.int32(stop), seed)
             yield np.asarray(text.tokens[:, :stop])
 
-    def _count_layers(self) -> int:
-        layers = [len(own) for own in self._task.partition.layers]
-        if isinstance(self._task, NextTokenTask):
-            return sum(layers)
-        asked = self.grid.blocks
-        # Unless blocks borrow layers, there are no such rows.
-        borrowed = self._task.partition.context or [()] * len(layers)
-        clean = sum(layers[b] + len(borrowed[b]) for b in set(asked))
-        return sum(layers[b] for b in asked) + clean
-
-    def _prefill(
-        self, params: Mapping[int, Params], tokens: Int[Array, "batch length"], capacity: int
-    ) -> Any:
-        network = self._task.network
-        if isinstance(self._task, NextTokenTask):
-            return {b: network.prefill(p, tokens, capacity) for b, p in params.items()}
-        level = self._task.clean_level
-        return {b: network.prefill(p, tokens, level, capacity) for b, p in params.items()}
-
     def _write(
         self, params: Mapping[int, Params], text: Text, stop: Int[Array, ""], key: PRNGKeyArray
     ) -> Text:
         """Tokens up to `stop`; the draws of each depend on the key and its position alone."""
-        find = self._plain if isinstance(self._task, NextTokenTask) else self._denoised
 
         def one(text: Text) -> Text:
             tokens, position, caches = text
             before = tokens[:, jnp.maximum(position - 1, 0)]
             beginning = jnp.full_like(before, self._task.network.vocabulary)
             before = jnp.where(position == 0, beginning, before)
-            walk_key, token_key = jax.random.split(jax.random.fold_in(key, position))
-            logits, caches = find(params, caches, position, before, walk_key)
+            logits, caches = self._writer.find(params, caches, position, before, key)
+            _, token_key = walk_key(key, position)
             found = draw(token_key, nucleus(logits, self._config.top_p), self._config.temperature)
             given = tokens[:, position]
             found = jnp.where(given == GIVEN_NOT, found, given)
@@ -190,61 +174,10 @@ class Generator:
 
         return jax.lax.while_loop(lambda text: text.position < stop, one, text)
 
-    def _plain(
-        self,
-        params: Mapping[int, Params],
-        caches: Any,
-        position: Int[Array, ""],
-        before: Int[Array, " batch"],
-        key: PRNGKeyArray,
-    ) -> tuple[Float[Array, "batch vocabulary"], Any]:
-        del key
-        logits, cache = self._task.network.step(params[0], caches[0], position, before)
-        return logits, {0: cache}
 
-    def _denoised(
-        self,
-        params: Mapping[int, Params],
-        caches: Any,
-        position: Int[Array, ""],
-        before: Int[Array, " batch"],
-        key: PRNGKeyArray,
-    ) -> tuple[Float[Array, "batch vocabulary"], Any]:
-        """Logits at the end of a walk from noise to the token at `position`."""
-        task, config = self._task, self._config
-        assert isinstance(task, AutoregressiveTask)
-        keys = jax.random.split(key, 1 + 2 * len(self.grid.levels))
-        shape = (len(before), task.network.width)
-        z = config.prior_scale * task.noise.prior(keys[0], shape)
-        logits = jnp.zeros(())
-        for i, (level, block) in enumerate(zip(self.grid.levels, self.grid.blocks, strict=True)):
-            first = block not in self.grid.blocks[:i]
-            sigma = jnp.full((1, 1), level)
-            c = task.noise.precondition(sigma)
-            hidden, cache = task.network.step(
-                params[block],
-                caches[block],
-                position,
-                before if first else None,
-                c.c_in * z,
-                c.c_noise[0, 0],
-                task.clean_level,
-            )
-            caches = {**caches, block: cache}
-            logits = task.read(params[block], z[:, None], sigma, hidden[:, None])[:, 0]
-            clean = task.bridge(
-                params[block],
-                logits,
-                keys[2 * i + 1],
-                temperature=config.temperature,
-                top_p=config.top_p,
-            )
-            estimate = Estimate(clean, logits)
-
-            def known(z: Array, level: Array, estimate: Estimate = estimate) -> Estimate:
-                return estimate
-
-            following = self.grid.levels[i + 1] if i + 1 < len(self.grid.levels) else 0.0
-            level, following = jnp.float32(level), jnp.float32(following)
-            z, _ = self._solver(known, known, z, level, following, keys[2 * i + 2])
-        return logits, caches
+def _writer(task: AutoregressiveTask | NextTokenTask, walk: Walk) -> Writer:
+    if isinstance(task, NextTokenTask):
+        return PlainWriter(task)
+    return (
+        RecurrentWriter(task, walk) if isinstance(task, RecurrentTask) else BlockWriter(task, walk)
+    )

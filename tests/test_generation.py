@@ -13,13 +13,18 @@ from dbjax.autoregressive import (
     AutoregressiveTask,
     FixedTable,
     NextTokenTask,
+    RecurrentTask,
+    SequenceConfig,
 )
 from dbjax.categorical import draw, nucleus
 from dbjax.errors import SettingError
 from dbjax.families.ar_lm import ARConfig, ARDenoiser, PlainAR, PlainARConfig
+from dbjax.families.huginn import Huginn, HuginnConfig
+from dbjax.families.recurrent_lm import DenoiserConfig, RecurrentDenoiser
 from dbjax.generation import GIVEN_NOT, GenerationConfig, Generator
 from dbjax.noise import LogNormalNoise
 from dbjax.partition import PartitionConfig, make_partition
+from dbjax.writers import slot_noise
 from tests.helpers import shaken
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -47,6 +52,26 @@ def plain_task() -> NextTokenTask:
     return NextTokenTask(network, NOISE, partition, LENGTH)
 
 
+PARTS: dict[str, Any] = {
+    "prelude": 1, "core": 2, "coda": 1, "width": 8, "num_heads": 2, "mlp_hidden": 12,
+}  # fmt: skip
+
+
+def recurrent_task(**settings: Any) -> RecurrentTask:
+    network = RecurrentDenoiser(
+        DenoiserConfig(**PARTS, condition_width=6), VOCABULARY, trained_targets=False
+    )
+    partition = make_partition(PartitionConfig(1), NOISE, network.depth)
+    table = FixedTable(jax.random.key(5), network.width)
+    return RecurrentTask(network, NOISE, partition, SequenceConfig(**settings), LENGTH, table)
+
+
+def huginn_task() -> NextTokenTask:
+    network = Huginn(HuginnConfig(**PARTS, mean_recurrence=3, backprop_depth=2), VOCABULARY)
+    partition = make_partition(PartitionConfig(1), NOISE, network.depth)
+    return NextTokenTask(network, NOISE, partition, LENGTH)
+
+
 def blocks_of(task: Any, key: jax.Array) -> dict[int, Any]:
     return {
         b: shaken(jax.jit(task.init, static_argnums=1)(key, b), jax.random.fold_in(key, b))
@@ -66,7 +91,7 @@ def written_without_caches(
         keys = jax.random.split(walk_key, 1 + 2 * len(grid.levels))
         z = task.noise.prior(keys[0], (len(text), task.network.width))
         for k, (level, block) in enumerate(zip(grid.levels, grid.blocks, strict=True)):
-            every = jnp.zeros((*text.shape, z.shape[1])).at[:, i].set(z)
+            every = others(task, text, level, key).at[:, i].set(z)
             sigma = jnp.full((1, 1), level)
             logits = answer(blocks[block], every, sigma, jnp.asarray(text))[:, i]
             clean = task.bridge(
@@ -78,6 +103,15 @@ def written_without_caches(
         found = draw(token_key, nucleus(logits, config.top_p), config.temperature)
         text[:, i] = np.where(known[:, i] == GIVEN_NOT, found, known[:, i])
     return text
+
+
+def others(task: AutoregressiveTask, text: np.ndarray, level: float, key: jax.Array) -> jax.Array:
+    """z of all slots of a text while one of them is sought."""
+    shape = (len(text), task.network.width)
+    if not isinstance(task, RecurrentTask):
+        return jnp.zeros((*text.shape, shape[1]))
+    noise = [slot_noise(key, jnp.int32(i), shape) for i in range(text.shape[1])]
+    return task.targets({}).rows(jnp.asarray(text)) + level * jnp.stack(noise, axis=1)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +151,24 @@ def test_prompts_may_differ_in_length(key):
     np.testing.assert_array_equal(found[:, :4][prompt != GIVEN_NOT], prompt[prompt != GIVEN_NOT])
 
 
+@pytest.mark.parametrize(("prompt_length", "bridge"), [(0, "hard"), (3, "draw")])
+def test_a_recurrent_model_writes_the_same_with_caches(key, prompt_length, bridge):
+    """Slots before the one that is sought have the noise of the level at hand, as in training."""
+    task = recurrent_task(bridge=bridge)
+    blocks = blocks_of(task, key)
+    config = GenerationConfig(num_steps=3, temperature=1.0)
+    known = np.full((5, LENGTH), GIVEN_NOT, np.int32)
+    rng = np.random.default_rng(0)
+    known[:, :prompt_length] = rng.integers(VOCABULARY, size=(5, prompt_length))
+    generator = Generator(task, config)
+    new = LENGTH - prompt_length
+    found = generator(blocks, known[:, :prompt_length], new, seed=key)
+    np.testing.assert_array_equal(found, written_without_caches(task, blocks, config, known, key))
+    assert len(np.unique(found[:, prompt_length:])) > 2
+    # A layer of prelude; 3 of core and coda at each of 3 levels, for two slots.
+    assert generator.layer_evaluations == 1 + 2 * 3 * 3
+
+
 def test_a_stream_is_the_text_as_it_grows(key):
     for task in (task_of(), plain_task()):
         blocks = blocks_of(task, key)
@@ -129,8 +181,9 @@ def test_a_stream_is_the_text_as_it_grows(key):
         np.testing.assert_array_equal(generator(blocks, prompt, 5, seed=key), parts[-1])
 
 
-def test_the_plain_model_writes_what_is_likeliest(key):
-    task = plain_task()
+@pytest.mark.parametrize("make", [plain_task, huginn_task])
+def test_the_twins_write_what_is_likeliest(key, make):
+    task = make()
     blocks = blocks_of(task, key)
     found = Generator(task, GenerationConfig())(blocks, np.zeros((2, 0), np.int32), 6, seed=key)
     logits = task.network.apply(blocks[0], jnp.asarray(found))
