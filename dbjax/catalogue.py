@@ -14,6 +14,8 @@ from dbjax.autoregressive import (
     AutoregressiveTask,
     FixedTable,
     NextTokenTask,
+    RecurrentTask,
+    SequenceConfig,
 )
 from dbjax.baselines.contrastive import ContrastiveForwardForwardTask, ContrastiveViT
 from dbjax.baselines.forward_forward import (
@@ -44,9 +46,11 @@ from dbjax.data import DatasetInfo, TextConfig, TextInfo
 from dbjax.errors import SettingError, require
 from dbjax.families.ar_lm import ARConfig, ARDenoiser, PlainAR, PlainARConfig
 from dbjax.families.dit import DiT, DiTConfig
+from dbjax.families.huginn import Huginn, HuginnConfig
 from dbjax.families.masked_lm import MaskedLM, MaskedLMConfig, MaskedTask
 from dbjax.families.mlp import MLPConfig, make_mlp
 from dbjax.families.noprop import NoPropConfig, NoPropNetwork, SingleNetworkConfig
+from dbjax.families.recurrent_lm import DenoiserConfig, RecurrentDenoiser
 from dbjax.families.vit import PlainViT, ViT, ViTConfig
 from dbjax.generation import GenerationConfig
 from dbjax.noise import MaskingNoise
@@ -244,17 +248,43 @@ def _masked_lm(settings: Settings, info: TextInfo) -> MaskedTask:
 def _ar_lm(settings: Settings, info: TextInfo) -> AutoregressiveTask:
     shared = settings.placement.interface == "shared"
     network = ARDenoiser(settings.model, info.vocabulary, trained_targets=shared)
-    # Blocks that never meet must aim at the same embeddings.
-    table = None if shared else FixedTable(keys.derive(settings.seed, "tokens"), network.width)
     partition = make_partition(settings.partition, settings.noise, network.depth)
-    config = settings.own["autoregressive"]
-    return AutoregressiveTask(network, settings.noise, partition, config, info.length, table)
+    return AutoregressiveTask(
+        network,
+        settings.noise,
+        partition,
+        settings.own["autoregressive"],
+        info.length,
+        _token_table(settings, network.width),
+    )
 
 
-def _plain_ar(settings: Settings, info: TextInfo) -> NextTokenTask:
-    network = PlainAR(settings.model, info.vocabulary)
-    partition = _one_block(settings, network.depth)
-    return NextTokenTask(network, settings.noise, partition, info.length)
+def _recurrent_lm(settings: Settings, info: TextInfo) -> RecurrentTask:
+    shared = settings.placement.interface == "shared"
+    network = RecurrentDenoiser(settings.model, info.vocabulary, trained_targets=shared)
+    return RecurrentTask(
+        network,
+        settings.noise,
+        _one_block(settings, network.depth),
+        settings.own["autoregressive"],
+        info.length,
+        _token_table(settings, network.width),
+    )
+
+
+def _token_table(settings: Settings, width: int) -> FixedTable | None:
+    """Targets of blocks that never meet: the same for all. Others learn theirs."""
+    if settings.placement.interface == "shared":
+        return None
+    return FixedTable(keys.derive(settings.seed, "tokens"), width)
+
+
+def _next_token(
+    network: type[PlainAR] | type[Huginn], settings: Settings, info: TextInfo
+) -> NextTokenTask:
+    made = network(settings.model, info.vocabulary)
+    partition = _one_block(settings, made.depth)
+    return NextTokenTask(made, settings.noise, partition, info.length)
 
 
 def _denoising(settings: Settings, info: DatasetInfo, network: Network) -> DenoisingTask:
@@ -286,6 +316,9 @@ def _classes(info: DatasetInfo) -> int:
     return info.num_classes
 
 
+_WRITING: Mapping[str, type] = {"data": TextConfig, "sampling": GenerationConfig}
+"""Sections of families that write text token by token."""
+
 FAMILIES = {
     "dit": Family(DiTConfig, _dit),
     "mlp": Family(MLPConfig, _mlp),
@@ -316,21 +349,16 @@ FAMILIES = {
         {"data": TextConfig, "noise": MaskingNoise, "sampling": UnmaskingConfig},
     ),
     "ar_lm": Family(
-        ARConfig,
-        _ar_lm,
-        {
-            "data": TextConfig,
-            "sampling": GenerationConfig,
-            "autoregressive": AutoregressiveConfig,
-        },
-        lends=True,
+        ARConfig, _ar_lm, {**_WRITING, "autoregressive": AutoregressiveConfig}, lends=True
     ),
-    "plain_ar": Family(
-        PlainARConfig, _plain_ar, {"data": TextConfig, "sampling": GenerationConfig}
+    "plain_ar": Family(PlainARConfig, functools.partial(_next_token, PlainAR), _WRITING),
+    "recurrent_lm": Family(
+        DenoiserConfig, _recurrent_lm, {**_WRITING, "autoregressive": SequenceConfig}
     ),
+    "huginn": Family(HuginnConfig, functools.partial(_next_token, Huginn), _WRITING),
 }
 
 GENERATIVE = ("dit", "mlp")
 """Families whose models draw images or points."""
-TEXT = ("masked_lm", "ar_lm", "plain_ar")
+TEXT = ("masked_lm", "ar_lm", "plain_ar", "recurrent_lm", "huginn")
 """Families whose models write text; those in neither list classify images."""

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from tqdm.auto import tqdm
 
 from dbjax import keys, session
-from dbjax.autoregressive import AutoregressiveTask, NextTokenTask
+from dbjax.autoregressive import AutoregressiveTask, NextTokenTask, RecurrentTask
 from dbjax.build import Setup
 from dbjax.data import Dataset, TextConfig, TextInfo, load_text
 from dbjax.families.masked_lm import MaskedTask
@@ -80,10 +80,14 @@ def autoregressive_likelihood(
     vocabulary: int,
     progress: Callable[[int], object],
 ) -> dict[str, Any]:
-    """Cross entropy of the next token; of blocks, that of the noisiest, at pure noise."""
+    """Cross entropy of the next token; of what denoises, at pure noise, by the noisiest block."""
     del vocabulary
-    plain = isinstance(task, NextTokenTask)
-    words = "exact" if plain else "of the noisiest block, at pure noise"
+    if isinstance(task, NextTokenTask):
+        words = "exact"
+    else:
+        words = "at pure noise"
+        if task.partition.num_blocks > 1:
+            words = f"of the noisiest block, {words}"
     found = next_token_entropy(task, model.blocks, tokens, progress=progress)
     return {"likelihood": words, **found}
 
@@ -91,6 +95,7 @@ def autoregressive_likelihood(
 LIKELIHOODS: Mapping[type, Likelihood] = {
     MaskedTask: masked_likelihood,
     AutoregressiveTask: autoregressive_likelihood,
+    RecurrentTask: autoregressive_likelihood,
     NextTokenTask: autoregressive_likelihood,
 }
 """By the type of a task."""
@@ -173,7 +178,8 @@ def _revealing(setup: Setup, model: session.Model) -> dict[str, Any] | None:
 
 def _refining(setup: Setup, model: session.Model, tokens: Tokens) -> dict[str, Any] | None:
     """What each step takes the tokens of a text for, of autoregressive blocks."""
-    if not isinstance(setup.task, AutoregressiveTask):
+    # Slots of a recurrent model look at each other, so they cannot be sought all at once.
+    if type(setup.task) is not AutoregressiveTask:
         return None
     codec, key = setup.dataset.info.codec, keys.derive(0, "refining")
     found = refining(

@@ -17,7 +17,6 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BRIEF = {
-    "model.depth": 2,
     "model.width": 8,
     "model.num_heads": 2,
     "model.mlp_hidden": 8,
@@ -28,12 +27,16 @@ BRIEF = {
     "placement.steps_per_visit": 2,
     "optimizer.warmup_steps": 0,
 }
+TWO = {"model.depth": 2, "partition.num_blocks": 2}
+PARTS = {"model.core": 1}
 BLOCKS: dict[str, dict[str, Any]] = {
-    "mdm_docs.py:blocks": {"partition.num_blocks": 2, "model.embed_width": 4},
-    "ar_docs.py:blocks": {"partition.num_blocks": 2, "model.condition_width": 4},
+    "mdm_docs.py:blocks": {**TWO, "model.embed_width": 4},
+    "ar_docs.py:blocks": {**TWO, "model.condition_width": 4},
+    "huginn_docs.py:blocks": {**PARTS, "model.condition_width": 4},
 }
 TWINS: dict[str, dict[str, Any]] = {
-    "ar_docs.py:end_to_end": {},
+    "ar_docs.py:end_to_end": {"model.depth": 2},
+    "huginn_docs.py:end_to_end": {**PARTS, "model.mean_recurrence": 3, "model.backprop_depth": 2},
 }
 
 
@@ -54,7 +57,14 @@ def train(setup: Setup, steps: int, workdir: Path | None = None, **placement: An
     )
 
 
-@pytest.mark.parametrize("name", BLOCKS | TWINS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # One block of the same task as another family's: run by hand.
+        pytest.param(name, marks=pytest.mark.slow) if name == "huginn_docs.py:blocks" else name
+        for name in BLOCKS | TWINS
+    ],
+)
 def test_resumes_exactly(name: str, tmp_path: Path) -> None:
     setup = method(name)
     assert isinstance(setup.task, Task)
@@ -72,6 +82,8 @@ def test_resumes_exactly(name: str, tmp_path: Path) -> None:
     [
         ("mdm_docs.py:blocks", "owned", "own"),
         ("ar_docs.py:blocks", "owned", "own"),
+        # One block, whose depth is drawn within the program.
+        ("huginn_docs.py:end_to_end", "owned", "own"),
         # Only this family has other parameters then: the targets, and borrowed layers.
         ("ar_docs.py:blocks", "shared", "cleaner"),
     ],
@@ -85,19 +97,21 @@ def test_placements_agree(name: str, interface: str, context: str) -> None:
             "partition.context": context,
         },
     )
+    num_blocks = setup.task.partition.num_blocks
     models = [
         train(setup, 3, name=placement, **settings)
         for placement, settings in (
             ("stacked", {}),
             ("sequential", {"steps_per_visit": 1}),
-            ("sharded", {"devices": 4, "groups": 2}),
+            ("sharded", {"devices": 4, "groups": num_blocks}),
         )
     ]
     for other in models[1:]:
-        for block in range(2):
+        for block in range(num_blocks):
             assert distance(models[0].blocks[block], other.blocks[block]) < 1e-4
-    interfaces = [models[0].blocks[block]["interface"] for block in range(2)]
-    assert same(*interfaces) == (interface == "shared")
+    interfaces = [models[0].blocks[block]["interface"] for block in range(num_blocks)]
+    for other in interfaces[1:]:
+        assert same(interfaces[0], other) == (interface == "shared")
     if context == "cleaner":
         borrowed = models[0].task.partition.context
         assert borrowed == ((1,), ())

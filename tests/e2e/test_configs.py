@@ -95,8 +95,8 @@ CLASSIFIERS = {
 """Classifiers of each kind run in tests/contract/test_methods.py."""
 
 
-TEXTS = ("mdm_docs", "ar_docs")
-"""Run in test_text.py and test_autoregressive.py."""
+TEXTS = ("mdm_docs", "ar_docs", "huginn_docs", "huginn_lm1b")
+"""Run in test_text.py, test_autoregressive.py and test_recurrent.py."""
 LARGE_TEXTS = ("mdm_text8",)
 
 

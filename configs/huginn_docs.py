@@ -1,0 +1,37 @@
+"""Language model of recurrent depth on the documentation that comes with Python, by characters.
+
+    python -m experiments.train --config=configs/huginn_docs.py --workdir=runs/huginn_blocks
+    python -m experiments.train --config=configs/huginn_docs.py:end_to_end \\
+        --workdir=runs/huginn_twin
+    python -m experiments.evaluate --workdir runs/huginn_blocks runs/huginn_twin
+    python -m experiments.sample --workdir=runs/huginn_blocks --prompt="The import statement"
+
+Both have a layer of prelude, two of core and one of coda. `blocks`, one block for all noise, runs
+the core once in a training step; `end_to_end`, Huginn, some 9 times, with gradients of the last 4.
+"""
+
+from ml_collections import ConfigDict
+
+from dbjax.build import default_config
+
+
+def get_config(variant: str = "blocks") -> ConfigDict:
+    config = default_config({"blocks": "recurrent_lm", "end_to_end": "huginn"}[variant])
+    config.model.update(prelude=1, core=2, coda=1, width=96, num_heads=4, mlp_hidden=256)
+    if variant == "blocks":
+        config.model.condition_width = 32
+        config.sampling.num_steps = 8
+    else:
+        config.model.update(mean_recurrence=8, backprop_depth=4)
+        config.sampling.num_steps = 1
+    config.partition.update(num_blocks=1, overlap=0.0)
+    # As in ar_docs.py.
+    config.noise.update(p_mean=0.5, p_std=1.0, sigma_min=0.2, sigma_max=20.0)
+    config.optimizer.update(
+        learning_rate=2e-3, warmup_steps=100, schedule="cosine", weight_decay=0.01, ema_decay=0.995
+    )
+    config.training.update(steps=2000, save_every=500)
+    config.placement.update(name="stacked", steps_per_dispatch=10)
+    config.sampling.update(batch_size=16, temperature=1.0)
+    config.data.update(name="docs", length=128, stride=32, batch_size=32)
+    return config
