@@ -15,6 +15,7 @@ from dbjax.build import read_settings, task_and_trainer
 from dbjax.config import load_config
 from dbjax.data import TextInfo
 from dbjax.data.registry import describe_dataset
+from dbjax.errors import SettingError
 from dbjax.memory import StepMemory, placement_memory
 from dbjax.placement import PlacementConfig, make_placement
 from dbjax.settings import Settings
@@ -101,7 +102,8 @@ class Plan:
             memory: of one device, bytes.
             devices: that may be used.
             batch_sizes: to try; None is the config's, and halvings of it where it does not fit.
-            num_blocks: to try; None is the config's and small divisors of its depth.
+            num_blocks: to try; None is the config's and small divisors of its depth, as far as the
+                family can have so many.
 
         Raises:
             SettingError: if the config, a batch size or a number of blocks is impossible.
@@ -115,11 +117,21 @@ class Plan:
         task, _ = task_and_trainer(self.settings, self.data.info)
         own, depth = self.settings.partition.num_blocks, task.network.depth
         divisors = [b for b in range(1, MOST_BLOCKS + 1) if depth % b == 0 and b != own]
-        self._num_blocks = [own, *divisors] if num_blocks is None else num_blocks
-        for b in self._num_blocks:
+        if num_blocks is None:
+            num_blocks = [own, *filter(self._possible, divisors)]
+        self._num_blocks = num_blocks
+        for b in num_blocks:
             self._build(Choice(b, "none", self.settings.data.batch_size))
         for size in batch_sizes or ():
             dataclasses.replace(self.settings.data, batch_size=size)
+
+    def _possible(self, num_blocks: int) -> bool:
+        """Whether the family can have so many; some have one only."""
+        try:
+            self._build(Choice(num_blocks, "none", self.settings.data.batch_size))
+        except SettingError:
+            return False
+        return True
 
     def rows(self, progress: Callable[[list[Choice]], Iterable[Choice]] = iter) -> list[Row]:
         """Every choice with its memory. `progress` is handed what is going to be compiled."""

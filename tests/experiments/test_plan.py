@@ -229,6 +229,12 @@ def test_unasked_blocks_are_the_configs_and_divisors_of_its_depth(monkeypatch):
     assert list(dict.fromkeys(row.choice.num_blocks for row in rows)) == [3, 1]
 
 
+def test_unasked_blocks_are_one_where_a_family_can_have_no_more(monkeypatch):
+    linear(monkeypatch, 3000, 300)
+    rows = Plan("configs/huginn_docs.py", [], memory=10**6).rows()
+    assert {row.choice.num_blocks for row in rows} == {1}
+
+
 def test_other_numbers_of_blocks_drop_layers_made_for_the_configs(monkeypatch):
     linear(monkeypatch, 3000, 300)
     overrides = [*TINY, "--config.model.depth=4", "--config.partition.layers=(1,2,1)"]
