@@ -5,7 +5,7 @@
     python -m experiments.evaluate --workdir runs/ar_blocks runs/ar_twin
     python -m experiments.sample --workdir=runs/ar_blocks --prompt="The import statement"
 
-Some 400,000 characters of 96 kinds. `blocks` cuts 4 layers into 4 blocks; `end_to_end` is the plain
+Some 400,000 characters of 96 kinds. `blocks` cuts 6 layers into 3 blocks; `end_to_end` is the plain
 language model of the same layers. Minutes on two CPU cores.
 """
 
@@ -16,10 +16,10 @@ from dbjax.build import default_config
 
 def get_config(variant: str = "blocks") -> ConfigDict:
     config = default_config({"blocks": "ar_lm", "end_to_end": "plain_ar"}[variant])
-    config.model.update(depth=4, width=96, num_heads=4, mlp_hidden=256)
+    config.model.update(depth=6, width=64, num_heads=4, mlp_hidden=176)
     if variant == "blocks":
         config.model.update(condition_width=32, gates=1)
-        config.partition.update(num_blocks=4, overlap=0.1)
+        config.partition.update(num_blocks=3, overlap=0.1)
     else:
         config.partition.num_blocks = 1
         config.sampling.num_steps = 1
@@ -31,5 +31,5 @@ def get_config(variant: str = "blocks") -> ConfigDict:
     config.training.update(steps=2000, save_every=500)
     config.placement.update(name="stacked", steps_per_dispatch=10)
     config.sampling.update(batch_size=16, temperature=1.0)
-    config.data.update(name="docs", length=128, stride=32, batch_size=32)
+    config.data.update(name="docs", length=64, stride=32, batch_size=16)
     return config

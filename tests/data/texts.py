@@ -5,6 +5,7 @@ import lzma
 from pathlib import Path
 
 from dbjax.data.train_tokenizer import train_tokenizer
+from experiments import prepare_text
 
 WRITE = {"": lambda raw: raw, ".gz": gzip.compress, ".xz": lzma.compress}
 VERSE = """Tyger Tyger, burning bright,
@@ -30,3 +31,13 @@ def write_tokenizer(path: Path, vocabulary: int = 300) -> str:
     text = write(path.with_suffix(".txt"), VERSE * 3)
     train_tokenizer([text], path, vocabulary=vocabulary)
     return str(path)
+
+
+def write_folder(folder: Path) -> Path:
+    """A folder of tokens as `experiments.prepare_text` makes it; half of it is the test split."""
+    text = write(folder / "a.txt", VERSE * 40)
+    tokenizer = write_tokenizer(folder / "tokenizer.json")
+    out = folder / "tokens"
+    shares = ["--documents=blank", "--validation=0", "--test=0.5"]
+    prepare_text.main([str(text), f"--tokenizer={tokenizer}", f"--out={out}", *shares])
+    return out

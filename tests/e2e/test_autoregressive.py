@@ -19,6 +19,7 @@ from experiments import (
     train,
     writing_speed,
 )
+from tests.data import texts
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -130,6 +131,23 @@ def test_refusals(runs, arguments, sentence):
     with pytest.raises(SettingError) as error:
         sample.main([f"--workdir={runs[0]}", *arguments])
     assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("config", "epoch"),
+    [("ar_lm1b.py:blocks", 900_000_000 // 256), ("ar_owt.py:end_to_end", 9_000_000_000 // 1024)],
+)
+def test_published_models_on_a_folder_of_tokens(config, epoch, tmp_path):
+    published = load_config(f"configs/{config}")
+    model = published.model
+    assert (model.depth, model.width, model.num_heads, model.mlp_hidden) == (12, 768, 12, 2048)
+    assert published.training.steps == 10 * (epoch // 256)
+    data, run = texts.write_folder(tmp_path), tmp_path / "run"
+    small = [text.replace("depth=2", "depth=4") for text in SMALL]
+    arguments = [f"--config=configs/{config}", f"--config.data.data_dir={data}", *small]
+    train.main([*arguments, f"--workdir={run}", "--quiet"])
+    sample.main([f"--workdir={run}", "--num_samples=3", "--prompt=Tyger"])
+    assert np.load(run / "samples" / "samples.npz")["tokens"].shape == (3, LENGTH)
 
 
 def test_report(runs, tmp_path):

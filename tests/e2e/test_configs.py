@@ -95,7 +95,7 @@ CLASSIFIERS = {
 """Classifiers of each kind run in tests/contract/test_methods.py."""
 
 
-TEXTS = ("mdm_docs", "ar_docs", "huginn_docs", "huginn_lm1b")
+TEXTS = ("mdm_docs", "ar_docs", "ar_lm1b", "ar_owt", "huginn_docs", "huginn_lm1b")
 """Run in test_text.py, test_autoregressive.py and test_recurrent.py."""
 LARGE_TEXTS = ("mdm_text8",)
 

@@ -8,7 +8,7 @@ import pytest
 
 from dbjax.build import build
 from dbjax.config import load_config
-from experiments import evaluate, evaluate_text, prepare_text, sample, train
+from experiments import evaluate, evaluate_text, sample, train
 from tests.data import texts
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -38,11 +38,7 @@ def continued(run, prompt, capsys):
 
 
 def test_the_published_model_on_a_folder_of_tokens(tmp_path, monkeypatch, capsys):
-    text = texts.write(tmp_path / "a.txt", texts.VERSE * 40)
-    tokenizer = texts.write_tokenizer(tmp_path / "tokenizer.json")
-    data, run = tmp_path / "data", tmp_path / "blocks"
-    shares = ["--documents=blank", "--validation=0", "--test=0.5"]
-    prepare_text.main([str(text), f"--tokenizer={tokenizer}", f"--out={data}", *shares])
+    data, run = texts.write_folder(tmp_path), tmp_path / "blocks"
     arguments = ["--config=configs/huginn_lm1b.py", f"--config.data.data_dir={data}"]
     arguments += [f"--workdir={run}", "--quiet", "--config.sampling.num_steps=2"]
     train.main([*arguments, *SMALL])

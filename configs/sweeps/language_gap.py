@@ -1,0 +1,50 @@
+"""How far are blocks behind their end-to-end twin in language, and what brings them nearer?
+
+    python -m experiments.sweep --config=configs/ar_docs.py \\
+        --sweep=configs/sweeps/language_gap.py --workdir=runs/language_gap
+
+Every idea is one change from `plain`, which differs from the paper's setting in its noise alone:
+there it is as for images. A block's step runs a clean and a noisy stream, so that all blocks
+together run twice the layers of the twin; `twin, twice the steps` has trained with as many layer
+evaluations.
+"""
+
+from dbjax.sweeps import Point, chain
+
+STEPS = 2000
+TWIN = "configs/ar_docs.py:end_to_end"
+IMAGES = {
+    "noise.p_mean": -1.2,
+    "noise.p_std": 1.2,
+    "noise.sigma_min": 0.002,
+    "noise.sigma_max": 80.0,
+}
+FITTED = {"noise.p_mean": 0.0, "noise.p_std": 0.6}
+NEXT_TOKEN = {"autoregressive.next_token_weight": 0.5}
+DEEP_FIRST = {"partition.layers": (4, 1, 1)}
+SHARED = {"placement.interface": "shared"}
+
+
+def context(kind: str) -> Point:
+    """Blocks that read the context through borrowed layers, which need something to learn from."""
+    return {"partition.context": kind, **SHARED, **NEXT_TOKEN}
+
+
+def get_sweep() -> list[Point]:
+    twins = [
+        {"name": "twin", "config": TWIN},
+        {"name": "twin, twice the steps", "config": TWIN, "training.steps": 2 * STEPS},
+    ]
+    ideas: list[Point] = [
+        {"name": "paper", **IMAGES},
+        {"name": "plain"},
+        {"name": "fitted noise", **FITTED},
+        {"name": "shared interface", **SHARED},
+        {"name": "next-token loss", **NEXT_TOKEN},
+        {"name": "deep first block", **DEEP_FIRST},
+        {"name": "deep first block, read by all", **DEEP_FIRST, **context("first")},
+        {"name": "context from noisier blocks", **context("noisier")},
+        {"name": "context from cleaner blocks", **context("cleaner")},
+        {"name": "context from cleaner blocks, fitted noise", **context("cleaner"), **FITTED},
+    ]
+    return chain(twins, ideas)
