@@ -23,14 +23,14 @@ import jax
 from ml_collections import ConfigDict
 
 from dbjax.build import build
-from dbjax.checkpoint import Checkpoints
 from dbjax.errors import require
 from dbjax.flops import prediction_flops
-from dbjax.workdir import claim, read_config
+from dbjax.workdir import claim
 from experiments import cli, train
 from experiments.compare_methods import BUDGETS, Method, budget_steps, named, read_methods
 from experiments.compare_output import Row, text_table, write_output
 from experiments.evaluate import evaluate
+from experiments.many_runs import check_steps, finished
 from experiments.provenance import provenance
 
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
         for method in methods
     }
     for path, config in runs.values():
-        _check_steps(path, config.training.steps)
+        check_steps(path, config.training.steps)
     for path, config in runs.values():
         claim(path, config)
     for number, ((name, _), (path, config)) in enumerate(runs.items(), start=1):
@@ -130,28 +130,13 @@ def _run(workdir: Path, method: Method, seed: int, steps: int) -> tuple[Path, Co
     return workdir / method.slug / f"seed_{config.seed}", config
 
 
-def _check_steps(path: Path, steps: int) -> None:
-    """Refuses to go on with a run of another budget: its learning rate has fallen as for that."""
-    if (path / "config.json").is_file():
-        found = read_config(path).training.steps
-        allowed = f"{found}, as of the run that is there, or a new folder"
-        require(found == steps, f"training.steps for {path}", steps, allowed)
-
-
 def _train(path: Path, config: ConfigDict) -> None:
     """Trains a run to its end, unless it is there."""
-    if _finished(path, config):
+    if finished(path, config):
         return
     train.main([f"--workdir={path}"])
-    if not _finished(path, config):
+    if not finished(path, config):
         raise KeyboardInterrupt
-
-
-def _finished(path: Path, config: ConfigDict) -> bool:
-    blocks = list(range(config.partition.num_blocks))
-    with Checkpoints(path / "checkpoints") as checkpoints:
-        steps = checkpoints.resume_steps(blocks, together=config.placement.interface == "shared")
-    return all(steps.get(b, 0) >= config.training.steps for b in blocks)
 
 
 def _row(method: Method, results: Sequence[Mapping[str, Any]]) -> Row:

@@ -1,7 +1,6 @@
 """The methods of a comparison: their configs, checked before any is trained, and their budget."""
 
 import dataclasses
-import re
 import runpy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from dbjax.config import load_config
 from dbjax.data import make_stream
 from dbjax.errors import SettingError, require
 from dbjax.flops import update_flops
+from experiments.many_runs import check_names, check_seeds, seeded, slug
 
 BUDGETS = ("steps", "compute")
 
@@ -39,12 +39,11 @@ class Method:
     @property
     def slug(self) -> str:
         """Its name as that of a folder."""
-        return _slug(self.name)
+        return slug(self.name)
 
     def seeded(self, seed: int, steps: int) -> ConfigDict:
         """The config of one run: the `seed`-th, counted from 0, with so many steps."""
-        config = self.config.copy_and_resolve_references()
-        config.update(seed=config.seed + seed)
+        config = seeded(self.config, seed)
         config.training.steps = steps
         return config
 
@@ -71,10 +70,7 @@ def named(
             name, config = f"{Path(path).stem} {variant}".strip(), text
         methods.append((name.strip(), (config, {})))
     require(bool(methods), "number of methods", 0, "1 or more, from --method or --methods")
-    slugs = [_slug(name) for name, _ in methods]
-    for slug, (name, _) in zip(slugs, methods, strict=True):
-        require(bool(slug), "name of a method", name, "one with letters or digits")
-        require(slugs.count(slug) == 1, "name of a method", name, "names that differ in letters")
+    check_names([name for name, _ in methods], "a method")
     return methods
 
 
@@ -153,15 +149,10 @@ def _check(setup: Setup, num_seeds: int) -> None:
     require(family in classifiers, "family", family, allowed)
     allowed = "any other: methods are trained in this process"
     require(placement != "isolated", "placement.name", placement, allowed)
-    last = setup.config.seed + num_seeds - 1
-    require(last < 2**31, "the last seed", last, "a whole number from 0 to 2^31 - 1")
+    check_seeds(setup.config, num_seeds)
 
 
 def _batch(setup: Setup) -> dict[str, jax.ShapeDtypeStruct]:
     """The shape of one batch of one block."""
     example = make_stream(setup.dataset, setup.data, seed=setup.trainer.seed, block=0).take(1)
     return {key: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for key, x in example.items()}
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

@@ -16,6 +16,7 @@ from matplotlib.transforms import Bbox, ScaledTranslation
 
 from dbjax.pictures import PALETTE, STYLE
 from experiments.report import show_bytes, show_number, show_percent, show_seconds
+from experiments.tables import aligned_table, markdown_table, save_figure
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 ABOUT_EQUAL = 0.1
@@ -67,31 +68,19 @@ class Row:
 def write_output(rows: Sequence[Row], folder: Path) -> None:
     """Writes table.md, table.csv, figure.png and figure.svg."""
     header, lines = _cells(rows)
-    ruler = ["---", *["---:"] * (len(header) - 1)]
-    markdown = ["| " + " | ".join(cells) + " |" for cells in (header, ruler, *lines)]
-    (folder / "table.md").write_text("\n".join(markdown) + "\n")
+    (folder / "table.md").write_text(markdown_table(header, lines))
     with (folder / "table.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([field.name for field in dataclasses.fields(Row)])
         for row in rows:
             values = dataclasses.asdict(row).values()
             writer.writerow([" ".join(map(str, v)) if isinstance(v, list) else v for v in values])
-    figure = comparison_figure(rows)
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(folder / "figure.png", dpi=200)
-        figure.savefig(folder / "figure.svg", metadata={"Date": None})
+    save_figure(comparison_figure(rows), folder)
 
 
 def text_table(rows: Sequence[Row]) -> str:
     """Aligned columns, a line for each method."""
-    header, lines = _cells(rows)
-    columns = list(zip(header, *lines, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    pads = [str.ljust, *[str.rjust] * (len(widths) - 1)]
-    return "\n".join(
-        "  ".join(pad(cell, width) for pad, cell, width in zip(pads, cells, widths, strict=True))
-        for cells in (header, *lines)
-    )
+    return aligned_table(*_cells(rows))
 
 
 def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
