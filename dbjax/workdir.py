@@ -46,15 +46,7 @@ def claim(path: str | Path, config: ConfigDict) -> Path:
             another config. Nothing is changed then.
     """
     workdir = Path(path).absolute()
-    existing = _existing_config(workdir)
-    if existing is not None:
-        differences = run_differences(existing, config)
-        if differences:
-            more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
-            raise SettingError(
-                f"{workdir} holds a run of another config, {'; '.join(differences[:3])}{more}; "
-                "allowed: the same config, or a new folder"
-            )
+    check_claim(workdir, config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=workdir):
@@ -64,11 +56,34 @@ def claim(path: str | Path, config: ConfigDict) -> Path:
             f"workdir {workdir} cannot be written ({error.strerror}); allowed: a folder you may "
             "write to"
         ) from error
-    # Named after the process, since those of one run may come here at the same time.
-    temporary = workdir / f"config.json.{os.getpid()}.tmp"
-    temporary.write_text(config_to_json(config))
-    os.replace(temporary, workdir / "config.json")
+    write_whole(workdir / "config.json", config_to_json(config))
     return workdir
+
+
+def check_claim(path: str | Path, config: ConfigDict) -> None:
+    """Refuses a folder that `claim` would refuse for what it holds; changes nothing.
+
+    Raises:
+        SettingError: if it holds something else, or a run of another config.
+    """
+    workdir = Path(path).absolute()
+    existing = _existing_config(workdir)
+    if existing is not None:
+        differences = run_differences(existing, config)
+        if differences:
+            more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
+            raise SettingError(
+                f"{workdir} holds a run of another config, {'; '.join(differences[:3])}{more}; "
+                "allowed: the same config, or a new folder"
+            )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that whoever reads it, and whenever this is killed, finds all or nothing."""
+    # Named after the process, since several may write the same at the same time.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
 
 
 def run_differences(there: ConfigDict, here: ConfigDict) -> list[str]:

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import statistics
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from dbjax.metrics.noise import loss_over_noise
 from dbjax.metrics.speed import side_by_side
 from dbjax.sampling import Sampler
 from dbjax.task import Batch
+from dbjax.workdir import write_whole
 from experiments import cli
 from experiments.evaluate_classifier import answers
 from experiments.evaluate_images import image_quality
@@ -53,11 +55,29 @@ def main(arguments: Sequence[str]) -> None:
         metavar="N",
         help="walks from different noise that a prediction is averaged over; default: 1",
     )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="write there; of one run; default: the run folder"
+    )
+    parser.add_argument(
+        "--quality_only",
+        action="store_true",
+        help="leave out speed, memory, losses and diagnostics, where most of the time goes",
+    )
     args, overrides = cli.parse(parser, arguments)
+    require(
+        args.out is None or len(args.workdir) == 1, "--out", str(args.out), "none for several runs"
+    )
     configs = {path: cli.run_config(args.config, path, overrides) for path in args.workdir}
     _check(configs, args.num_samples, args.num_noises)
     setups = {path: build(config) for path, config in configs.items()}
-    for path, results in evaluate(setups, args.num_samples, args.num_noises or 1).items():
+    found = evaluate(
+        setups,
+        args.num_samples,
+        args.num_noises or 1,
+        quality_only=args.quality_only,
+        folders={} if args.out is None else {args.workdir[0]: args.out},
+    )
+    for path, results in found.items():
         print(f"{path}: " + ", ".join(f"{k} {v:.4g}" for k, v in results.items() if _is_number(v)))
 
 
@@ -67,8 +87,9 @@ def evaluate(
     num_noises: int = 1,
     *,
     quality_only: bool = False,
+    folders: Mapping[Path, Path] = types.MappingProxyType({}),
 ) -> dict[Path, dict[str, Any]]:
-    """Results of each run, also written to its folder.
+    """Results of each run, also written to its folder or that of `folders`.
 
     Args:
         setups: of the runs, by their folders.
@@ -77,6 +98,7 @@ def evaluate(
         num_noises: walks that a prediction of models that classify is averaged over.
         quality_only: leave out what other seeds of a method have alike (speed and memory) and what
             explains (losses, diagnostics); most of the time goes there.
+        folders: of runs whose results are not to be written to the run folder.
     """
     models = {
         path: session.load(setup.trainer, path, shared=setup.placement.interface == "shared")
@@ -87,12 +109,14 @@ def evaluate(
     for path, setup in setups.items():
         task, model, family = setup.task, models[path], setup.config.family
         classifies = family not in (*GENERATIVE, *TEXT)
+        out = folders.get(path, path)
+        out.mkdir(parents=True, exist_ok=True)
         if classifies:
-            found = answers(setup, model, num_noises, path, explain=not quality_only)
+            found = answers(setup, model, num_noises, out, explain=not quality_only)
         elif family in TEXT:
-            found = text_quality(setup, model, num_samples or NUM_TEXTS, path)
+            found = text_quality(setup, model, num_samples or NUM_TEXTS, out)
         else:
-            found = image_quality(setup, model, num_samples or setup.dataset.info.size, path)
+            found = image_quality(setup, model, num_samples or setup.dataset.info.size, out)
         # The loss of a classifier that does not walk knows no noise.
         if not quality_only:
             if isinstance(task, LabelDenoiser) or not classifies:
@@ -109,9 +133,10 @@ def evaluate(
             f"edges_{task.noise.level_name}": [
                 float(task.noise.level(u)) for u in task.partition.edges
             ],
+            "config": setup.config.to_dict(),
             "provenance": provenance(),
         }
-        (path / "evaluation.json").write_text(json.dumps(results[path], indent=2) + "\n")
+        write_whole(out / "evaluation.json", json.dumps(results[path], indent=2) + "\n")
     return results
 
 

@@ -174,7 +174,7 @@ class Child:
             self.outcome = "done" if min(saved.values()) >= target else "stopped"
             return
         name = f"block {' and '.join(map(str, self.blocks))}"
-        reason, final = self._reason(status)
+        reason, final = reason_of_end(status, self._log, self._printed)
         if not final and self._restarts.allow(saved):
             _tell(f"{name} died and is started again: {reason}")
             self._start()
@@ -182,18 +182,6 @@ class Child:
             often = "" if final else f" after {MAX_RESTARTS} restarts without a new checkpoint"
             _tell(f"{name} failed{often}: {reason}")
             self.outcome = "failed"
-
-    def _reason(self, status: int) -> tuple[str, bool]:
-        """Why it ended, and whether it would do so again."""
-        if status < 0:
-            return f"killed by {signal.Signals(-status).name}", False
-        printed = self._log.read_bytes()[self._printed :].decode(errors="replace")
-        lines = [f"exit status {status}", *filter(str.strip, printed.splitlines())]
-        # Python, too, exits with 1: after an error nobody expected, such as a full device.
-        refusals = [line for line in lines if line.startswith("error: ") and status in (1, 2)]
-        if refusals:
-            return refusals[-1].removeprefix("error: "), True
-        return lines[-1], False
 
     def progress(self, target: int, batch_size: int, unit: str) -> dict[int, tuple[int, str]]:
         """Steps of each of its blocks, and a few words on it."""
@@ -223,6 +211,25 @@ class Child:
             lines = file.read().split(b"\n")[:-1]
         row = json.loads(lines[-1]) if lines else {}
         return row if row.get("time", 0) > self._started else {}
+
+
+def reason_of_end(status: int, log: Path, start: int) -> tuple[str, bool]:
+    """Why a process that failed has ended, and whether it would do so again.
+
+    Args:
+        status: its exit status; below 0 the signal that killed it.
+        log: where it has printed.
+        start: of what it has printed there, in bytes.
+    """
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}", False
+    printed = log.read_bytes()[start:].decode(errors="replace")
+    lines = [f"exit status {status}", *filter(str.strip, printed.splitlines())]
+    # Python, too, exits with 1: after an error nobody expected, such as a full device.
+    refusals = [line for line in lines if line.startswith("error: ") and status in (1, 2)]
+    if refusals:
+        return refusals[-1].removeprefix("error: "), True
+    return lines[-1], False
 
 
 def _watch(children: Sequence[Child], target: int, setup: Setup, stop: Interruption) -> None:
