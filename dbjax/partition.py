@@ -89,6 +89,11 @@ class Partition:
         return len(self.layers)
 
     @property
+    def num_layers(self) -> int:
+        """Of the whole network."""
+        return sum(map(len, self.layers))
+
+    @property
     def borrows(self) -> bool:
         """Whether any block reads layers of others."""
         return any(self.context)

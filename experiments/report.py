@@ -78,13 +78,7 @@ def write_report(workdirs: Sequence[Path], out: Path, title: str = TITLE) -> Non
             for run in runs
         ]
     run, other = runs[0], runs[1] if len(runs) == 2 else None
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.filters.update(
         bytes=show_bytes,
         seconds=show_seconds,
@@ -121,6 +115,17 @@ def write_report(workdirs: Sequence[Path], out: Path, title: str = TITLE) -> Non
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(html.strip() + "\n", encoding="utf-8")
+
+
+def page_environment() -> Environment:
+    """Templates of self-contained pages."""
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 # --- numbers in words -----------------------------------------------------------------------------
