@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from dbjax.workdir import write_whole
 from experiments.provenance import provenance
 from experiments.report import (
@@ -211,7 +213,8 @@ def write_output(table: Table, folder: Path, title: str, facts: Mapping[str, Any
         table: of the sweep.
         folder: the sweep's.
         title: heading of the page.
-        facts: on the sweep, for sweep.json and the page.
+        facts: on the sweep, for sweep.json and the page: `config`, `sweep`, `seeds`, `overrides`,
+            and options of `experiments.evaluate`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
@@ -230,16 +233,7 @@ def write_output(table: Table, folder: Path, title: str, facts: Mapping[str, Any
     header, lines = table.cells()
     write_whole(folder / "table.md", markdown_table(header, lines))
     main = table.measures[0]
-    figure = sweep_figure(
-        [
-            Mark(row.name, {key: row.settings[key] for key in table.settings if key in row.own},
-                 row.values[main], row.status)
-            for row in table.rows
-        ],
-        dict(table.settings),
-        label(main),
-        lambda value: show_measure(main, value),
-    )  # fmt: skip
+    figure = _figure(table, facts["config"])
     save_figure(figure, folder)
     html = page_environment().get_template("sweep.html.j2").render(
         title=title,
@@ -252,6 +246,19 @@ def write_output(table: Table, folder: Path, title: str, facts: Mapping[str, Any
         provenance=summary["provenance"],
     )  # fmt: skip
     write_whole(folder / "table.html", html.strip() + "\n")
+
+
+def _figure(table: Table, config: str) -> Figure:
+    """The main measure; `config` is the one that is swept."""
+    main = table.measures[0]
+    marks = []
+    for row in table.rows:
+        own = {key: row.settings[key] for key in table.settings if key in row.own}
+        if row.config != config:
+            own["config"] = config_name(row.config)
+        marks.append(Mark(row.name, own, row.values[main], row.status))
+    names = {"config": "config", **table.settings}
+    return sweep_figure(marks, names, label(main), lambda value: show_tick(main, value))
 
 
 def csv_text(table: Table) -> str:
@@ -299,6 +306,11 @@ def show_measure(measure: str, mean: float, std: float | None = None) -> str:
     units = {"train_bytes": show_bytes, "seconds_per_step": show_seconds}
     number = units.get(measure.partition(".")[0], show_number)
     return number(mean) if std is None else f"{number(mean)} ± {number(std)}"
+
+
+def show_tick(measure: str, value: float) -> str:
+    """A number on an axis, without zeros that say nothing."""
+    return f"{100 * value:.4g}%" if measure.endswith("accuracy") else show_measure(measure, value)
 
 
 def describe(points: Sequence[Point]) -> str:
