@@ -49,7 +49,8 @@ def claim(path: str | Path, config: ConfigDict) -> Path:
     check_claim(workdir, config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=workdir):
+        # Without a name, where there can be such: a kill leaves nothing of it.
+        with tempfile.TemporaryFile(dir=workdir):
             pass
     except OSError as error:
         raise SettingError(

@@ -133,6 +133,7 @@ def evaluate(
             f"edges_{task.noise.level_name}": [
                 float(task.noise.level(u)) for u in task.partition.edges
             ],
+            "asked": {"num_samples": num_samples, "num_noises": num_noises},
             "config": setup.config.to_dict(),
             "provenance": provenance(),
         }

@@ -19,7 +19,7 @@ from dbjax.errors import require
 from dbjax.loop import Interruption
 from experiments import cli
 from experiments.sweep_output import DONE, describe, make_table, text_table, write_output
-from experiments.sweep_points import config_name, make_trials, read_points
+from experiments.sweep_points import config_name, kind_of, make_trials, read_points
 from experiments.sweep_run import Runner, evaluation, share_of
 
 
@@ -33,6 +33,10 @@ def main(arguments: Sequence[str]) -> None:
     # On an accelerator this process would take the memory that the others need.
     jax.config.update("jax_platforms", "cpu")
     points = read_points(args.sweep, args.config, overrides)
+    kind = kind_of(points[0].config.family)
+    for name, refused in (("num_samples", ["classifies"]), ("num_noises", ["draws", "writes"])):
+        allowed = f"nothing for a model that {kind}"
+        require(kind not in refused or name not in options, f"--{name}", options.get(name), allowed)
     workdir = args.workdir.absolute()
     trials = make_trials(points, workdir, args.seeds)
     mine = trials if args.shard is None else share_of(trials, args.shard)

@@ -190,8 +190,8 @@ def _read_file(file: Path, config: str, overrides: Sequence[str]) -> list[Given]
         # Most sweeps need no setup, which may have to read much data.
         arguments = [build(base)] if inspect.signature(get_sweep).parameters else []
         points: list[Given] = [dict(point) for point in get_sweep(*arguments)]
-    except SettingError as error:
-        raise SettingError(f"{file}: {error}") from error
+    except SettingError:
+        raise
     except Exception as error:
         kind = type(error).__name__
         raise SettingError(

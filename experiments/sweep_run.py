@@ -32,6 +32,10 @@ from experiments.sweep_points import Trial, is_of
 _LOOK_EVERY, _WAIT = 0.1, 1.0  # seconds: for a process of ours, for one of others
 
 
+DEFAULTS = {"num_samples": None, "num_noises": 1}
+"""What options of `experiments.evaluate` are where they are not given."""
+
+
 def evaluation(trial: Trial, options: Mapping[str, int]) -> dict[str, Any] | None:
     """The evaluation of a trial; None if there is none of this config, steps and `options`."""
     file = trial.out / "evaluation.json"
@@ -39,7 +43,7 @@ def evaluation(trial: Trial, options: Mapping[str, int]) -> dict[str, Any] | Non
         return None
     found: dict[str, Any] = json.loads(file.read_text())
     trained = all(step >= trial.config.training.steps for step in found["steps"].values())
-    asked = all(found.get(key, value) == value for key, value in options.items())
+    asked = found.get("asked") == {**DEFAULTS, **options}
     return found if trained and asked and is_of(trial.config, found) else None
 
 
@@ -93,11 +97,11 @@ class Runner:
         self._kill = threading.Event()
         self._processes = processes
         self._shows = processes == 1 and sys.stderr.isatty()
-        self._bar = tqdm(total=len(trials), unit="point", disable=processes == 1)
         self._devices: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
         backend, count = ("cpu", processes) if processes == 1 else find_devices()
         allowed = f"1 to {count}, the devices of this machine"
         require(backend == "cpu" or processes <= count, "--processes", processes, allowed)
+        self._bar = tqdm(total=len(trials), unit="point", disable=processes == 1)
         for slot in range(processes):
             alone = device_variables(backend, slot, os.environ) if processes > 1 else {}
             self._devices.put(alone)

@@ -45,6 +45,7 @@ else:
         "steps": {str(block): steps for block in blocks},
         "config": config,
         "provenance": {"commit": "abc"},
+        "asked": {"num_samples": None, "num_noises": 1},
     }
     if "--quality_only" not in options:
         found |= {"train_bytes": {"total": 2**20}, "seconds_per_step": 0.25}

@@ -136,6 +136,7 @@ def refuse(monkeypatch, capsys, tmp_path):
         (BLOCKS, ["--config.partition.num_blocks=2"], r"num_blocks is '2'; allowed: left to the"),
         (BLOCKS, ["--seeds=0"], r"--seeds is 0; allowed: 1 or more"),
         (BLOCKS, ["--processes=0"], r"--processes is 0"),
+        (BLOCKS, ["--num_noises=2"], r"--num_noises is 2; allowed: nothing for a model that draws"),
         (BLOCKS, ["--shard=0/2"], r"--shard is '0/2'; allowed: i/n"),
         (BLOCKS, ["--shard=3/2"], r"--shard is '3/2'"),
         (BLOCKS, ["--seeds=2", "--config.seed=2147483647"], r"point 'num_blocks=1': the last seed"),
