@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -313,6 +314,16 @@ def test_a_run_that_another_process_makes_is_waited_for(make, tmp_path, monkeypa
     assert told == ["1 of 3", "3 of 3", "waiting", "2 of 3"]
 
 
+def test_what_a_sweep_has_started_keeps_its_run_for_it(tmp_path):
+    with hold(tmp_path / "seed_0") as lock:
+        child = subprocess.Popen([sys.executable, "-c", "input()"], pass_fds=(lock,), stdin=-1)
+    with hold(tmp_path / "seed_0") as again:
+        assert again is None
+    child.communicate(b"\n")
+    with hold(tmp_path / "seed_0") as again:
+        assert again is not None
+
+
 LAUNCH = f"""
 import sys
 from experiments import cli, sweep, sweep_run
@@ -321,10 +332,9 @@ raise SystemExit(cli.program(sweep.main))
 """
 
 
-def launch(folder, *arguments, seconds):
-    given = arguments_of(folder, BLOCKS, *arguments)
+def launch(folder, seconds):
     return subprocess.Popen(
-        [sys.executable, "-c", LAUNCH, *given],
+        [sys.executable, "-c", LAUNCH, *arguments_of(folder, BLOCKS)],
         env={**os.environ, "STUB_SECONDS": str(seconds)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -332,10 +342,11 @@ def launch(folder, *arguments, seconds):
     )
 
 
-def wait_for(folder, steps, process):
+def wait_for(folder, steps):
     """Until so many steps have been made, of all runs together."""
+    until = time.monotonic() + 100
     while sum(len(text.split()) for text in trained(folder).values()) < steps:
-        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until
         time.sleep(0.01)
 
 
@@ -343,7 +354,7 @@ def test_killed_twice_it_trains_no_step_twice_and_ends_with_all_points(tmp_path)
     moments = random.Random(0)
     for steps in (2, 7):
         process = launch(tmp_path, seconds=0.3)
-        wait_for(tmp_path, steps, process)
+        wait_for(tmp_path, steps)
         time.sleep(moments.uniform(0, 0.5))
         process.kill()
         process.communicate()
@@ -356,13 +367,19 @@ def test_killed_twice_it_trains_no_step_twice_and_ends_with_all_points(tmp_path)
     assert [row["status"] for row in rows_of(tmp_path)] == ["done"] * 3
 
 
-def test_interrupted_it_stops_what_it_has_started_and_says_how_to_go_on(tmp_path):
-    process = launch(tmp_path, "--processes=2", seconds=0.5)
-    wait_for(tmp_path, 3, process)
-    process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=60)[0]
-    assert process.returncode == 130
-    assert "stopped with 0 of 3 done; the same command continues" in told
+def test_interrupted_it_stops_what_it_has_started_and_says_how_to_go_on(
+    make, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("STUB_SECONDS", "0.5")
+
+    def interrupt():
+        wait_for(tmp_path, 3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        make(BLOCKS, "--processes=2")
+    assert "stopped with 0 of 3 done; the same command continues" in capsys.readouterr().out
     there = trained(tmp_path)
     time.sleep(0.8)
     assert trained(tmp_path) == there
