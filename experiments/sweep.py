@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     done = sum(evaluation(trial, options) is not None for trial in mine)
     # Others of an array job may be writing the same.
     if args.shard is None or args.table_only:
-        table = make_table(points, trials, args.measure, options)
+        table = make_table(points, trials, args.measure, options, workdir)
         facts = {
             "config": args.config,
             "sweep": str(args.sweep),

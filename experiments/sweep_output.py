@@ -61,7 +61,7 @@ class Row:
         status: `done`, `not run`, `failed: ` and why, or how many seeds are done.
         n: seeds that are done.
         values: of each measure, one for each seed that is done and has it.
-        runs: seed, folder, status and provenance of each.
+        runs: seed, folder and evaluation (in the sweep's folder), status and provenance of each.
     """
 
     name: str
@@ -145,6 +145,7 @@ def make_table(
     trials: Sequence[Trial],
     measures: Sequence[str],
     options: Mapping[str, int],
+    workdir: Path,
 ) -> Table:
     """Reads what the trials have left behind.
 
@@ -153,6 +154,7 @@ def make_table(
         trials: of these points.
         measures: keys of evaluation.json; none is the usual for what these models do.
         options: of `experiments.evaluate`, by name.
+        workdir: the sweep's.
     """
     keys = dict(varying([point.settings for point in points]))
     wanted = list(
@@ -190,8 +192,8 @@ def make_table(
                 runs=[
                     {
                         "seed": trial.config.seed,
-                        "folder": str(trial.folder),
-                        "evaluation": str(trial.out / "evaluation.json"),
+                        "folder": str(trial.folder.relative_to(workdir)),
+                        "evaluation": str((trial.out / "evaluation.json").relative_to(workdir)),
                         "status": _status(trial, one),
                         "provenance": one and one["provenance"],
                     }

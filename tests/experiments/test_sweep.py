@@ -248,7 +248,8 @@ def test_points_that_differ_in_sampling_are_trained_once(make, tmp_path):
     assert layers == [5, 5, 10, 10]
     # What training costs was measured once and is told of all.
     assert [row["values"]["train_bytes.total"]["mean"] for row in rows] == [2**20] * 4
-    asked = [Path(row["runs"][0]["evaluation"]).with_name("evaluated.txt") for row in rows]
+    out = [(tmp_path / "all" / row["runs"][0]["evaluation"]).parent for row in rows]
+    asked = [folder / "evaluated.txt" for folder in out]
     assert ["--quality_only" in file.read_text() for file in asked] == [False, True, True, True]
 
 
