@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     for name, refused in (("num_samples", ["classifies"]), ("num_noises", ["draws", "writes"])):
         allowed = f"nothing for a model that {kind}"
         require(kind not in refused or name not in options, f"--{name}", options.get(name), allowed)
-    workdir = args.workdir.absolute()
+    workdir = args.workdir
     trials = make_trials(points, workdir, args.seeds)
     mine = trials if args.shard is None else share_of(trials, args.shard)
     stopped = False
