@@ -188,10 +188,12 @@ class AutoregressiveTask:
     ) -> Float[Array, "batch length"]:
         """Nats of each token at u, one level for a text, by the block that owns it.
 
-        At u = 0 its z tells nothing of a token: the negative log-likelihood of a language model.
+        At u = 0 z is a draw from the prior, from which writing starts: it tells nothing of a token,
+        and this is the negative log-likelihood of a language model, for any sigma_max.
         """
         sigma = self.noise.level(u)[:, None]
-        z = self.corrupt(params, key, tokens, sigma)
+        y = jnp.where(u[:, None, None] > 0, self.targets(params).rows(tokens), 0)
+        z = self._noised(key, y, sigma)
         logits, _ = self.answer(params, z, sigma, tokens)
         return _entropy(logits, tokens)
 
@@ -203,10 +205,7 @@ class AutoregressiveTask:
         sigma: Float[Array, "#batch #length"],
     ) -> Float[Array, "batch length width"]:
         """z = y + sigma eps around the unit rows of tokens."""
-        y = self.targets(params).rows(tokens)
-        flat = y.reshape(-1, y.shape[-1])
-        level = jnp.broadcast_to(sigma, tokens.shape).reshape(-1)
-        return self.noise.corrupt(key, flat, level).reshape(y.shape)
+        return self._noised(key, self.targets(params).rows(tokens), sigma)
 
     def prior(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, "batch length width"]:
         return self.noise.prior(key, (num_samples, self.length, self.network.width))
@@ -288,6 +287,15 @@ class AutoregressiveTask:
         if self.table is not None:
             return self.table
         return TrainedTable(self.network.interface(params).targets.embedding[...])
+
+    def _noised(
+        self,
+        key: PRNGKeyArray,
+        y: Float[Array, "batch length width"],
+        sigma: Float[Array, "#batch #length"],
+    ) -> Float[Array, "batch length width"]:
+        level = jnp.broadcast_to(sigma, y.shape[:2]).reshape(-1)
+        return self.noise.corrupt(key, y.reshape(-1, y.shape[-1]), level).reshape(y.shape)
 
     def _every_row(self, params: Params) -> Float[Array, "vocabulary width"]:
         return self.targets(params).rows(jnp.arange(self.network.vocabulary))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import scipy.special
 
 from dbjax.build import build
 from dbjax.errors import SettingError, require
@@ -20,6 +21,9 @@ from dbjax.pictures import STYLE, noise_fit_figure
 from dbjax.workdir import read_config
 from experiments import cli
 from experiments.provenance import provenance
+
+LEFT_OUT = 0.005
+"""Share of the fitted density beyond sigma_max: walks must not begin where no block was trained."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -37,9 +41,10 @@ def main(arguments: Sequence[str]) -> None:
         np.array([row[name] for row in rows]) for name in ("u", "sigma", "cross_entropy")
     )
     mean, std, error = fit_log_normal(sigma, entropy)
+    sigma_max = float(np.exp(mean - std * scipy.special.ndtri(LEFT_OUT)))
     edges = equal_loss_edges(u, entropy, setup.task.partition.num_blocks)
     found = {
-        "noise": {"p_mean": mean, "p_std": std},
+        "noise": {"p_mean": mean, "p_std": std, "sigma_max": sigma_max},
         "largest_error": error,
         "partition": {"edges": [round(float(edge), 4) for edge in edges]},
         "cross_entropy": [
@@ -55,7 +60,8 @@ def main(arguments: Sequence[str]) -> None:
     shown = ",".join(f"{edge:.4g}" for edge in edges)
     print(
         "the cross entropy falls evenly, but for "
-        f"{error:.0%}, with\n  --config.noise.p_mean={mean:.3g} --config.noise.p_std={std:.3g}\n"
+        f"{error:.0%}, with\n  --config.noise.p_mean={mean:.3g} --config.noise.p_std={std:.3g} "
+        f"--config.noise.sigma_max={sigma_max:.3g}\n"
         f"blocks have equal shares of it, under the noise of this run, with\n"
         f"  --config.partition.edges={shown}"
     )

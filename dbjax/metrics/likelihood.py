@@ -129,8 +129,9 @@ def next_token_entropy(
 ) -> dict[str, Any]:
     """Cross entropy of each next token, by the block that owns u.
 
-    At u = 0, pure noise, z tells nothing of the token, and this is the negative log-likelihood of a
-    language model: that of the noisiest block, and of a plain model, which knows no noise. At other
+    At u = 0 z is a draw from the prior and tells nothing of the token, and this is the negative
+    log-likelihood of a language model: of the noisiest block, and of a plain model, which knows no
+    noise (that of a mean over draws would be a little less, so it is an upper bound). At other
     levels z helps, so that the figure says how well a block reads it and bounds nothing.
 
     Args:
