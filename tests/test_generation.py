@@ -1,5 +1,6 @@
 """Autoregressive tasks, and writing with caches against writing without them."""
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -302,3 +303,18 @@ def test_refusals_of_writing(key):
     ):
         with pytest.raises(SettingError, match=sentence):
             list(generator.stream({}, prompt, count, seed=key))
+
+
+def test_likelihoods_are_measured_from_the_prior(key):
+    """As writing begins: also a small sigma_max tells nothing of the token to find."""
+    task = dataclasses.replace(task_of(), noise=dataclasses.replace(NOISE, sigma_max=0.3))
+    blocks = blocks_of(task, key)
+    tokens = jnp.arange(2 * LENGTH).reshape(2, LENGTH) % VOCABULARY
+    entropy = jax.jit(task.entropy)
+    found = entropy(blocks[0], tokens, jnp.zeros(2), key)
+    z = task.noise.corrupt(key, jnp.zeros((2 * LENGTH, 8)), jnp.full(2 * LENGTH, 0.3))
+    logits, _ = task.answer(blocks[0], z.reshape(2, LENGTH, 8), jnp.full((2, 1), 0.3), tokens)
+    expected = -jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], -1)[..., 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    beside = entropy(blocks[0], tokens, jnp.full(2, 1e-3), key)
+    assert jnp.abs(beside - found).max() > 0.1
