@@ -194,10 +194,11 @@ class BlockWriter:
                 params[block],
                 caches[block],
                 position,
-                before if block not in asked[:i] else None,
+                before,
                 c.c_in * z,
                 c.c_noise,
                 task.clean_level,
+                first=block not in asked[:i],
             )
             caches = {**caches, block: cache}
             z, logits = walk.step(task, params[block], z, hidden, level, following, keys[i])

@@ -36,11 +36,15 @@ NOISE = LogNormalNoise(p_mean=0.5, p_std=1.0, sigma_min=0.2, sigma_max=20.0)
 
 
 def task_of(
-    num_blocks: int = 2, *, trained: bool = False, context: str = "own", **settings: Any
+    num_blocks: int = 2,
+    *,
+    trained: bool = False,
+    context: str = "own",
+    start: str = "noise",
+    **settings: Any,
 ) -> AutoregressiveTask:
-    network = ARDenoiser(
-        ARConfig(**SHAPE, condition_width=6, gates=1), VOCABULARY, trained_targets=trained
-    )
+    model = ARConfig(**SHAPE, condition_width=6, gates=1, start=start)
+    network = ARDenoiser(model, VOCABULARY, trained_targets=trained)
     partition = make_partition(PartitionConfig(num_blocks, context=context), NOISE, network.depth)
     table = None if trained else FixedTable(jax.random.key(5), network.width)
     config = AutoregressiveConfig(**settings)
@@ -125,7 +129,7 @@ def others(task: AutoregressiveTask, text: np.ndarray, level: float, key: jax.Ar
             {"bridge": "soft", "readout": "tied", "readout_scale": 1.0},
             {"num_steps": 3, "temperature": 1.0},
         ),
-        (3, {"context": "cleaner"}, {"num_steps": 2, "temperature": 1.0}),
+        (3, {"context": "cleaner", "start": "text"}, {"num_steps": 3, "temperature": 1.0}),
     ],
 )
 def test_writing_with_caches_gives_the_same_tokens(key, prompt_length, settings, sampling):

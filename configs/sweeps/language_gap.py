@@ -25,6 +25,7 @@ FITTED = {"noise.p_mean": -0.66, "noise.p_std": 0.69, "noise.sigma_max": 3.07}
 EQUAL_LOSS = {"partition.edges": (0, 0.278, 0.577, 1)}
 NEXT_TOKEN = {"autoregressive.next_token_weight": 0.5}
 DEEP_FIRST = {"partition.layers": (4, 1, 1)}
+TEXT = {"model.start": "text"}
 SHARED = {"placement.interface": "shared"}
 
 
@@ -53,4 +54,10 @@ def get_sweep() -> list[Point]:
         {"name": "context from cleaner blocks", **context("cleaner")},
         {"name": "context from cleaner blocks, deep first", **DEEP_FIRST, **context("cleaner")},
     ]
-    return chain(twins, ideas)
+    from_text: list[Point] = [
+        {"name": "start from the text", **TEXT},
+        {"name": "start from the text, fitted noise", **TEXT, **FITTED},
+        {"name": "start from the text, deep first block", **TEXT, **DEEP_FIRST},
+        {"name": "start from the text, context from cleaner blocks", **TEXT, **context("cleaner")},
+    ]
+    return chain(twins, ideas, from_text)

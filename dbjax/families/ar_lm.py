@@ -27,6 +27,7 @@ from dbjax.nn.stacked import StackedNetwork
 DTYPES = ("float32", "bfloat16")
 Caches = tuple[Cache, ...]
 """Of each layer of a block."""
+STARTS = ("noise", "text")
 PASSES = {"separate": DecoderLayer.over_streams, "joint": DecoderLayer.over_joined}
 
 _embedding = nnx.initializers.normal(0.02)
@@ -84,6 +85,9 @@ class ARConfig(PlainARConfig):
         condition_width: features of the noise level's embedding.
         gates: what the gates of the modulated layers start at: 0, which makes every layer the
             identity (adaLN-Zero), or 1, as if there were none.
+        start: what a slot of the noisy stream starts from: `noise`, its noisy embedding alone, so
+            that it learns of the token before only by looking at it (paper); or `text`, besides
+            what the clean stream's slot starts from, which is the token before.
         passes: how the two streams attend: `separate`, each by itself with the clean one's keys and
             values in common; or `joint`, as one text of twice the length under one mask. The same
             mathematics at half the scores (paper, appendix B).
@@ -91,6 +95,7 @@ class ARConfig(PlainARConfig):
 
     condition_width: int = 128
     gates: int = 0
+    start: str = "noise"
     passes: str = "separate"
 
     def __post_init__(self) -> None:
@@ -98,7 +103,9 @@ class ARConfig(PlainARConfig):
         value = self.condition_width
         require(value > 0, "model.condition_width", value, "a positive integer")
         require(self.gates in (0, 1), "model.gates", self.gates, "0 or 1")
-        require(self.passes in PASSES, "model.passes", self.passes, " or ".join(map(repr, PASSES)))
+        for name, allowed in (("start", STARTS), ("passes", PASSES)):
+            value = getattr(self, name)
+            require(value in allowed, f"model.{name}", value, " or ".join(map(repr, allowed)))
 
     @property
     def layer(self) -> dict[str, Any]:
@@ -240,7 +247,7 @@ class ARDenoiser(StackedNetwork):
             functools.partial(DecoderLayer, **config.layer),
         )
         self.vocabulary, self.width = vocabulary, config.width
-        self._pass = PASSES[config.passes]
+        self._pass, self._reads_text = PASSES[config.passes], config.start == "text"
 
     def apply(
         self,
@@ -268,7 +275,7 @@ class ARDenoiser(StackedNetwork):
         clean_noise = jnp.full((1, 1), clean_level, jnp.float32)
         conditions = Conditions(interface.condition(clean_noise), interface.condition(c_noise))
         clean = self._lead(params, interface.embed(tokens), conditions.clean)
-        streams = Streams(clean, interface.noisy(z).astype(jnp.float32))
+        streams = Streams(clean, self._noisy(interface, z, clean))
         streams = self.run_layers(params, streams, conditions, key=key, remat=remat, run=self._pass)
         noisy = interface.finish(streams.noisy, conditions.noisy)
         return Streams(streams.clean, noisy)
@@ -295,43 +302,52 @@ class ARDenoiser(StackedNetwork):
         params: Mapping[str, Any],
         caches: Caches,
         position: Int[Array, ""],
-        before: Int[Array, " batch"] | None,
+        before: Int[Array, " batch"],
         z: Float[Array, "batch width"],
         c_noise: Float[Array, ""],
         clean_level: Float[Array, ""],
+        *,
+        first: bool,
     ) -> tuple[Float[Array, "batch width"], Caches]:
         """What the noisy slot at `position` ends with, one token for each text.
 
         Args:
             params: the block.
-            caches: of the clean slots before, and of this one where `before` is None.
+            caches: of the clean slots before, and of this one unless it is the first time.
             position: of the token to find.
-            before: the token before it, which enters the caches; the vocabulary's size is the
-                beginning. None where that was done.
+            before: the token before it; the vocabulary's size is the beginning.
             z: noisy embeddings, already scaled by c_in.
             c_noise: their noise level as the network reads it.
             clean_level: see `apply`.
+            first: whether this block is asked for the first time at this position: then the token
+                before enters the caches.
         """
         interface = self.interface(params)
-        levels = [c_noise] if before is None else [clean_level, c_noise]
-        condition = interface.condition(jnp.stack(levels)[None].astype(jnp.float32))
-        tokens = interface.noisy(z[:, None]).astype(jnp.float32)
+        levels = jnp.stack([clean_level, c_noise])[None].astype(jnp.float32)
+        condition = interface.condition(levels)
         borrowed = self._borrowed(params)
         seen, own = list(caches[: len(borrowed)]), caches[len(borrowed) :]
-        if before is not None:
-            clean = interface.embed_each(before[:, None])
+        clean = interface.embed_each(before[:, None])
+        if first or self._reads_text:
             for i, (module, use) in enumerate(borrowed):
                 through, seen[i] = module.step(
                     clean, condition[:, :1], position, seen[i], clean=True, noisy=False
                 )
                 clean = jnp.where(use > 0, through, clean)
+        tokens = self._noisy(interface, z[:, None], clean)
+        if first:
             tokens = jnp.concatenate([clean, tokens], axis=1)
+        else:
+            condition = condition[:, 1:]
         for module, cache in zip(self.layer_modules(params), own, strict=True):
-            tokens, cache = module.step(
-                tokens, condition, position, cache, clean=before is not None, noisy=True
-            )
+            tokens, cache = module.step(tokens, condition, position, cache, clean=first, noisy=True)
             seen.append(cache)
         return interface.finish(tokens[:, -1:], condition[:, -1:])[:, 0], tuple(seen)
+
+    def _noisy(self, interface: Interface, z: Array, clean: Array) -> Array:
+        """What the noisy stream starts from, where the clean one starts from `clean`."""
+        embedded: Array = interface.noisy(z).astype(jnp.float32)
+        return embedded + clean if self._reads_text else embedded
 
     def _lead(self, params: Mapping[str, Any], embedded: Array, condition: Array) -> Array:
         """The clean stream as the block's own layers read it: after the layers it borrows.
