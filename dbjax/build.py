@@ -124,6 +124,24 @@ def default_config(family: str) -> ConfigDict:
     return config
 
 
+def complete(config: ConfigDict) -> ConfigDict:
+    """A config with every setting that it lacks at its default, as `read_settings` would read it.
+
+    So runs go on that were begun before a setting existed.
+    """
+    if config.get("family") not in FAMILIES:
+        return config
+    full = default_config(config.family)
+    # Whatever it holds is kept: a file knows lists where defaults are tuples.
+    with full.ignore_type():
+        for name, values in config.items():
+            if isinstance(values, ConfigDict) and isinstance(full.get(name), ConfigDict):
+                full[name].update(values)
+            else:
+                full[name] = values
+    return full
+
+
 def _check_top(config: ConfigDict) -> None:
     for key in ("family", "seed"):
         require(key in config, key, None, "to be set at the top of the config")

@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
+from dbjax.build import complete
 from dbjax.config import config_differences, config_from_json, config_to_json
 from dbjax.errors import SettingError
 
@@ -143,7 +144,7 @@ def _existing_config(workdir: Path) -> ConfigDict | None:
         raise SettingError(f"workdir {workdir} is a file; allowed: a folder")
     file = workdir / "config.json"
     if file.is_file():
-        return config_from_json(file.read_text())
+        return complete(config_from_json(file.read_text()))
     entries = (entry.name for entry in workdir.iterdir())
     found = sorted(name for name in entries if not re.fullmatch(r"config\.json\.\d+\.tmp", name))
     if found:

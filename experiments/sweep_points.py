@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dbjax.build import build, read_settings, task_and_trainer
+from dbjax.build import build, complete, read_settings, task_and_trainer
 from dbjax.catalogue import GENERATIVE, TEXT
 from dbjax.config import config_differences, config_to_json, load_config
 from dbjax.data import load_dataset
@@ -283,5 +283,5 @@ def _with_runs(points: Sequence[Point]) -> list[Point]:
 
 def is_of(config: ConfigDict, evaluation: Mapping[str, Any]) -> bool:
     """Whether an evaluation was made with a config."""
-    made = ConfigDict(evaluation.get("config", {}))
+    made = complete(ConfigDict(evaluation.get("config", {})))
     return not config_differences(made, config, ignore=NOT_EVALUATED)

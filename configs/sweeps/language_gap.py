@@ -40,24 +40,24 @@ def get_sweep() -> list[Point]:
         {"name": "twin, twice the steps", "config": TWIN, "training.steps": 2 * STEPS},
         {"name": "twin of 2 layers", "config": TWIN, "model.depth": 2},
     ]
-    ideas: list[Point] = [
+    noises: list[Point] = [
         {"name": "paper", **IMAGES},
         {"name": "paper up to sigma 6.6", **IMAGES, "noise.sigma_max": 6.6},
         {"name": "plain"},
         {"name": "fitted noise", **FITTED},
-        {"name": "equal loss", **EQUAL_LOSS},
-        {"name": "shared interface", **SHARED},
-        {"name": "next-token loss", **NEXT_TOKEN},
-        {"name": "deep first block", **DEEP_FIRST},
-        {"name": "deep first block, read by all", **DEEP_FIRST, **context("first")},
-        {"name": "context from noisier blocks", **context("noisier")},
-        {"name": "context from cleaner blocks", **context("cleaner")},
-        {"name": "context from cleaner blocks, deep first", **DEEP_FIRST, **context("cleaner")},
     ]
     from_text: list[Point] = [
         {"name": "start from the text", **TEXT},
-        {"name": "start from the text, fitted noise", **TEXT, **FITTED},
         {"name": "start from the text, deep first block", **TEXT, **DEEP_FIRST},
         {"name": "start from the text, context from cleaner blocks", **TEXT, **context("cleaner")},
     ]
-    return chain(twins, ideas, from_text)
+    ideas: list[Point] = [
+        {"name": "context from cleaner blocks", **context("cleaner")},
+        {"name": "deep first block", **DEEP_FIRST},
+        {"name": "next-token loss", **NEXT_TOKEN},
+        {"name": "deep first block, read by all", **DEEP_FIRST, **context("first")},
+        {"name": "context from noisier blocks", **context("noisier")},
+        {"name": "equal loss", **EQUAL_LOSS},
+        {"name": "shared interface", **SHARED},
+    ]
+    return chain(twins, noises, from_text, ideas)
