@@ -33,6 +33,10 @@ FAMILIES = {
     "plain_vit": "plain vision transformer",
     "noprop_blocks": "row of NoProp's networks",
     "masked_lm": "masked language model",
+    "ar_lm": "language model that denoises next tokens",
+    "plain_ar": "plain language model",
+    "recurrent_lm": "recurrent language model that denoises next tokens",
+    "huginn": "language model of recurrent depth",
 }
 LOSSES = {
     "dit": pictures.SQUARED_ERROR,
@@ -42,6 +46,7 @@ LOSSES = {
     "noprop_blocks": "cross entropy",
     "noprop_backprop": "cross entropy",
     "masked_lm": "nats per token",
+    **dict.fromkeys(("ar_lm", "plain_ar", "recurrent_lm", "huginn"), "cross entropy"),
 }
 """What families minimise; one that is not here has a loss of its own."""
 
@@ -87,7 +92,8 @@ class Run:
     def loss(self) -> str:
         """What was minimised, in words."""
         name = LOSSES.get(self.config["family"], f"that of {self.family}")
-        weighted = self.config.get("classification", {}).get("weight", "none") != "none"
+        sections = [self.config.get(name, {}) for name in ("classification", "autoregressive")]
+        weighted = any(own.get("weight", "none") != "none" for own in sections)
         return f"weighted {name}" if weighted else name
 
     def value(self, key: str) -> Any:
