@@ -8,6 +8,7 @@ import numpy as np
 
 from dbjax.data import augment
 from dbjax.data.dataset import Dataset, DatasetInfo, Info
+from dbjax.data.drawn import DRAWN, load_drawn
 from dbjax.data.embedded import load_digits, load_spiral
 from dbjax.data.image_sets import IMAGE_SETS
 from dbjax.data.latents import LATENT_SCALE, LATENT_SHAPE, load_imagenet256_latents
@@ -50,9 +51,14 @@ def _without_files(dtype: str, **facts: Any) -> Description[DatasetInfo]:
     return Description(DatasetInfo(**facts, size=0, fingerprint=""), np.dtype(dtype))
 
 
+def _drawn(name: str) -> Callable[[str | None, str], Dataset[DatasetInfo]]:
+    return lambda data_dir, split: load_drawn(name, split)
+
+
 DATASETS = {
     "digits": DatasetEntry(load_digits, flippable=True, splits=("train", "test", "all")),
     "spiral": DatasetEntry(load_spiral, flippable=False),
+    **{name: DatasetEntry(_drawn(name), flippable=True) for name in DRAWN},
     **{
         name: DatasetEntry(
             image_set.load,
