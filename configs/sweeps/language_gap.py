@@ -48,8 +48,8 @@ def get_sweep() -> list[Point]:
     ]
     from_text: list[Point] = [
         {"name": "start from the text", **TEXT},
-        {"name": "start from the text, deep first block", **TEXT, **DEEP_FIRST},
         {"name": "start from the text, context from cleaner blocks", **TEXT, **context("cleaner")},
+        {"name": "start from the text, deep first block", **TEXT, **DEEP_FIRST},
     ]
     ideas: list[Point] = [
         {"name": "context from cleaner blocks", **context("cleaner")},

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from dbjax.errors import require
 from dbjax.nn.decoder import Cache, Conditions, DecoderLayer, Streams, rms_norm
 from dbjax.nn.embedding import ScalarEmbedding
-from dbjax.nn.linear import normal_linear
+from dbjax.nn.linear import normal_linear, zero_linear
 from dbjax.nn.modulation import Modulation, modulate
 from dbjax.nn.stacked import StackedNetwork
 
@@ -87,7 +87,8 @@ class ARConfig(PlainARConfig):
             identity (adaLN-Zero), or 1, as if there were none.
         start: what a slot of the noisy stream starts from: `noise`, its noisy embedding alone, so
             that it learns of the token before only by looking at it (paper); or `text`, besides
-            what the clean stream's slot starts from, which is the token before.
+            what the clean stream's slot starts from, which is the token before; z then enters
+            by a map that is zero at first.
         passes: how the two streams attend: `separate`, each by itself with the clean one's keys and
             values in common; or `joint`, as one text of twice the length under one mask. The same
             mathematics at half the scores (paper, appendix B).
@@ -144,7 +145,9 @@ class Interface(PlainInterface):
         super().__init__(config, vocabulary, rngs)
         width, narrow = config.width, config.condition_width
         settings: dict[str, Any] = {"dtype": config.dtype, "rngs": rngs}
-        self.noisy = normal_linear(width, width, use_bias=False, **settings)
+        # Beside the text, z begins as nothing: a block is at first a language model.
+        noisy = zero_linear if config.start == "text" else normal_linear
+        self.noisy = noisy(width, width, use_bias=False, **settings)
         self.noise_level = ScalarEmbedding(narrow, **settings)
         self.modulation = Modulation(width, 2, condition_width=narrow, **settings)
         # Rows that blocks have in common and learn together; others have a table that is fixed.
