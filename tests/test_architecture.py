@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "loop": {"training"},
     "data": {"data", "errors"},
     "config": {"errors"},
+    "packages": {"errors"},
     "sweeps": {"errors"},
 }
 

@@ -18,7 +18,8 @@ from sklearn.preprocessing import normalize
 
 from dbjax.errors import SettingError, require
 from dbjax.metrics.text_features import TextFeatures
-from dbjax.metrics.text_requirements import optional_package, require_texts
+from dbjax.metrics.text_requirements import require_texts
+from dbjax.packages import optional_package
 
 # With fewer the package's tenth as many clusters would be fewer than the two it takes at least.
 MIN_TEXTS = 20

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dbjax.errors import SettingError, require
-from dbjax.metrics.text_requirements import optional_package, require_texts
+from dbjax.metrics.text_requirements import require_texts
+from dbjax.packages import optional_package
 
 
 class LastTokenFeatures:

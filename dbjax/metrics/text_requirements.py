@@ -1,11 +1,9 @@
-"""What measures of text need: texts, and packages that not everybody has."""
+"""What measures of text need of the texts."""
 
-import importlib
 from collections.abc import Sequence
-from typing import Any
 
 from dbjax.data.dataset import fingerprint
-from dbjax.errors import SettingError, require
+from dbjax.errors import require
 
 
 def require_texts(texts: Sequence[str], name: str, *, at_least: int = 1) -> None:
@@ -27,18 +25,3 @@ def require_texts(texts: Sequence[str], name: str, *, at_least: int = 1) -> None
 def texts_name(texts: Sequence[str]) -> str:
     """Returns their number and a hash, to tell apart what was fitted to different texts."""
     return f"{len(texts)} texts {fingerprint(chr(0).join(texts).encode())[:8]}"
-
-
-def optional_package(package: str, purpose: str, install: str) -> Any:
-    """Imports a package that is needed for one purpose only.
-
-    Raises:
-        SettingError: it is not installed.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise SettingError(
-            f"{purpose} needs the package {package!r}, which cannot be imported; install it with: "
-            f"pip install {install}"
-        ) from error
