@@ -53,6 +53,7 @@ class ViTConfig:
             its noise.
         gates: what the gates of the block-wise network's layers start at: 0, as released, which
             makes every layer the identity; or 1, as if there were none.
+        norm_epsilon: added to the variance in every LayerNorm: 1e-12 in transformers, 1e-6 in timm.
         dtype: what matrices are multiplied in, float32 or bfloat16; parameters, residual stream,
             normalisation, softmax and output are float32 in any case.
 
@@ -69,6 +70,7 @@ class ViTConfig:
     layout: str = "released"
     label_scale: float = 1.0
     gates: int = 0
+    norm_epsilon: float = 1e-12
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -87,7 +89,9 @@ class ViTConfig:
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "a number in [0, 1)")
         require(self.layout in LAYOUTS, "model.layout", self.layout, ", ".join(LAYOUTS))
         require(self.gates in (0, 1), "model.gates", self.gates, "0 or 1")
-        require(self.label_scale > 0, "model.label_scale", self.label_scale, "a number above 0")
+        for name in ("label_scale", "norm_epsilon"):
+            value = getattr(self, name)
+            require(value > 0, f"model.{name}", value, "a number above 0")
         require(self.dtype in DTYPES, "model.dtype", self.dtype, ", ".join(DTYPES))
 
     @property
@@ -98,7 +102,7 @@ class ViTConfig:
     @property
     def layer(self) -> dict[str, Any]:
         """Arguments of a layer."""
-        names = ("width", "num_heads", "mlp_hidden", "dropout", "dtype")
+        names = ("width", "num_heads", "mlp_hidden", "dropout", "norm_epsilon", "dtype")
         return {name: getattr(self, name) for name in names}
 
 
@@ -132,7 +136,7 @@ class Backbone(nnx.Module):
         self.class_token = (
             nnx.Param(_normal(rngs.params(), (1, 1, config.width))) if class_token else None
         )
-        self.norm = affine_layer_norm(config.width, rngs=rngs)
+        self.norm = affine_layer_norm(config.width, epsilon=config.norm_epsilon, rngs=rngs)
 
     def embed(
         self,

@@ -14,8 +14,8 @@ from dbjax.nn.mlp import MLP
 from dbjax.nn.modulation import ActivatedModulation, modulate
 
 # A variance as E[x^2] - E[x]^2 would lose its digits.
-affine_layer_norm = functools.partial(nnx.LayerNorm, epsilon=1e-12, use_fast_variance=False)
-"""Layer normalisation with gain and offset, in float32, called as (features, rngs=)."""
+affine_layer_norm = functools.partial(nnx.LayerNorm, use_fast_variance=False)
+"""Layer normalisation with gain and offset, in float32, called as (features, epsilon=, rngs=)."""
 
 
 class SubLayers(nnx.Module):
@@ -28,6 +28,7 @@ class SubLayers(nnx.Module):
         mlp_hidden: int,
         *,
         dropout: float,
+        norm_epsilon: float = 1e-12,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
@@ -37,9 +38,9 @@ class SubLayers(nnx.Module):
             "dtype": dtype,
             "rngs": rngs,
         }
-        self.attention_norm = affine_layer_norm(width, rngs=rngs)
+        self.attention_norm = affine_layer_norm(width, epsilon=norm_epsilon, rngs=rngs)
         self.attention = SelfAttention(width, num_heads, **settings)
-        self.mlp_norm = affine_layer_norm(width, rngs=rngs)
+        self.mlp_norm = affine_layer_norm(width, epsilon=norm_epsilon, rngs=rngs)
         self.mlp = MLP(width, mlp_hidden, approximate=False, **settings)
 
 
@@ -67,10 +68,19 @@ class ModulatedEncoderLayer(SubLayers):
         condition_width: int,
         dropout: float,
         gates: int = 0,
+        norm_epsilon: float = 1e-12,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        super().__init__(width, num_heads, mlp_hidden, dropout=dropout, dtype=dtype, rngs=rngs)
+        super().__init__(
+            width,
+            num_heads,
+            mlp_hidden,
+            dropout=dropout,
+            norm_epsilon=norm_epsilon,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.gates = gates
         self.modulation = ActivatedModulation(
             width, 6, condition_width=condition_width, dtype=dtype, rngs=rngs
