@@ -185,19 +185,20 @@ def run(
         )
     held = held_blocks(placement, blocks)
     with contextlib.ExitStack() as resources:
-        checkpoints, at = None, dict.fromkeys(blocks, 0)
+        checkpoints, saved = None, {}
         if workdir is not None:
             resources.enter_context(hold(workdir, [b for b, speaks in held.items() if speaks]))
             processes = holders(placement, blocks)
             checkpoints = Checkpoints(workdir / "checkpoints", processes=processes)
             resources.callback(checkpoints.close)
-            at |= checkpoints.resume_steps(blocks, together=shared)
+            saved = checkpoints.resume_steps(blocks, together=shared)
             # None of them may save before all have seen where the run stands.
             wait_for_all_processes("resume")
+        at = dict.fromkeys(blocks, 0) | saved
         streams = {b: make_stream(dataset, data, seed=trainer.seed, block=b) for b in held}
         states = {}
         for b in held:
-            if at[b]:
+            if b in saved:
                 assert checkpoints is not None
                 states[b], position = checkpoints.restore(b, at[b], _shape(trainer, b))
                 streams[b].restore(position)
