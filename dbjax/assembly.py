@@ -10,7 +10,7 @@ from dbjax.checkpoint import Checkpoints
 from dbjax.errors import SettingError
 from dbjax.partition import parse_blocks
 from dbjax.transfer import columns, copy_metrics, latest_steps, listed
-from dbjax.workdir import claim, read_config, run_differences
+from dbjax.workdir import check_empty, claim, read_config, run_differences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +88,7 @@ def assemble(sources: Sequence[Source], out: Path, *, partial: bool = False) -> 
             "placement.interface is 'shared', and only blocks that were trained together share one;"
             " allowed: all blocks of one run"
         )
-    if out.is_dir() and any(out.iterdir()):
-        raise SettingError(f"{out} is not empty; allowed: a new or empty folder")
+    check_empty(out)
     config = sources[0].config.copy_and_resolve_references()
     config.training.steps = max(source.config.training.steps for source in sources)
     workdir = claim(out, config)

@@ -6,6 +6,7 @@ workdir/  config.json  metrics/block_00/…  checkpoints/block_00/…  samples/ 
 import contextlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -60,6 +61,45 @@ def claim(path: str | Path, config: ConfigDict) -> Path:
         ) from error
     write_whole(workdir / "config.json", config_to_json(config))
     return workdir
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes `path` once all is in it; nothing stays of less.
+
+    Raises:
+        SettingError: if `path` is there and not empty, or cannot be written.
+    """
+    check_empty(path)
+    path = path.absolute()
+    partial = path.with_name(f"{path.name}.part")
+    try:
+        # What an earlier process left behind when it was killed.
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise SettingError(
+            f"{path} cannot be written ({error.strerror}); allowed: a folder you may write to"
+        ) from error
+    try:
+        yield partial
+        if path.is_dir():
+            path.rmdir()
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_empty(path: Path) -> None:
+    """Refuses a path where there is something already.
+
+    Raises:
+        SettingError: if it is a file, or a folder that is not empty.
+    """
+    if path.is_dir() and any(path.iterdir()):
+        raise SettingError(f"{path} is not empty; allowed: a new or empty folder")
+    if path.exists() and not path.is_dir():
+        raise SettingError(f"{path} is a file; allowed: a new or empty folder")
 
 
 def check_claim(path: str | Path, config: ConfigDict) -> None:
