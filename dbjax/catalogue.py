@@ -51,13 +51,29 @@ from dbjax.families.masked_lm import MaskedLM, MaskedLMConfig, MaskedTask
 from dbjax.families.mlp import MLPConfig, make_mlp
 from dbjax.families.noprop import NoPropConfig, NoPropNetwork, SingleNetworkConfig
 from dbjax.families.recurrent_lm import DenoiserConfig, RecurrentDenoiser
-from dbjax.families.vit import PlainViT, ViT, ViTConfig
+from dbjax.families.vit import PlainViT, ViT, ViTConfig, interface_from_plain
 from dbjax.generation import GenerationConfig
 from dbjax.noise import MaskingNoise
 from dbjax.partition import Partition, make_partition
 from dbjax.settings import Settings
-from dbjax.task import DenoisingTask, Network
+from dbjax.task import DenoisingTask, Network, Params
 from dbjax.unmasking import UnmaskingConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """The family without noise whose layers blocks can begin with; they have more, by new names.
+
+    Attributes:
+        family: its name.
+        may_differ: settings of the model that change no weight that both have.
+        interface: makes the interface of a plain network, and a fresh one of ours, one whose
+            parameters fit into ours where they have one name.
+    """
+
+    family: str
+    may_differ: tuple[str, ...]
+    interface: Callable[[Params, Params], Params] = lambda plain, fresh: plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +87,7 @@ class Family:
         sections: further sections of the config that only this family has.
         views: of each image in a batch.
         lends: whether its blocks can read the context through layers of others.
+        plain: the family whose networks its blocks can begin with; None for no other than its own.
     """
 
     config: type
@@ -78,6 +95,7 @@ class Family:
     sections: Mapping[str, type] = dataclasses.field(default_factory=dict)
     views: int = 1
     lends: bool = False
+    plain: Plain | None = None
 
 
 def _dit(settings: Settings, info: DatasetInfo) -> DenoisingTask:
@@ -322,7 +340,14 @@ _WRITING: Mapping[str, type] = {"data": TextConfig, "sampling": GenerationConfig
 FAMILIES = {
     "dit": Family(DiTConfig, _dit),
     "mlp": Family(MLPConfig, _mlp),
-    "vit": Family(ViTConfig, _vit, {"classification": ClassificationConfig}),
+    "vit": Family(
+        ViTConfig,
+        _vit,
+        {"classification": ClassificationConfig},
+        plain=Plain(
+            "plain_vit", ("dropout", "layout", "label_scale", "gates"), interface_from_plain
+        ),
+    ),
     "plain_vit": Family(ViTConfig, _plain_vit),
     "noprop_blocks": Family(NoPropConfig, _noprop_blocks, {"classification": ClassificationConfig}),
     "noprop_dt": Family(
@@ -349,7 +374,11 @@ FAMILIES = {
         {"data": TextConfig, "noise": MaskingNoise, "sampling": UnmaskingConfig},
     ),
     "ar_lm": Family(
-        ARConfig, _ar_lm, {**_WRITING, "autoregressive": AutoregressiveConfig}, lends=True
+        ARConfig,
+        _ar_lm,
+        {**_WRITING, "autoregressive": AutoregressiveConfig},
+        lends=True,
+        plain=Plain("plain_ar", ("dropout", "condition_width", "gates", "passes")),
     ),
     "plain_ar": Family(PlainARConfig, functools.partial(_next_token, PlainAR), _WRITING),
     "recurrent_lm": Family(

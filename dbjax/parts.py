@@ -16,12 +16,20 @@ _SAME_U = 1e-9
 
 
 def split_layers(layers: Any) -> list[Any]:
-    """One tree for each layer of a block's `params["layers"]` (see `dbjax.task.Params`)."""
+    """One tree for each layer of a block's `params["layers"]` (see `dbjax.task.Params`).
+
+    Shapes in place of arrays will do.
+    """
     if isinstance(layers, tuple):
         return list(layers)
-    return [
-        jax.tree.map(lambda x, i=i: x[i], layers) for i in range(len(jax.tree.leaves(layers)[0]))
-    ]
+    count = jax.tree.leaves(layers)[0].shape[0]
+    return [jax.tree.map(lambda x, i=i: _row(x, i), layers) for i in range(count)]
+
+
+def _row(x: Any, i: int) -> Any:
+    return (
+        jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x[i]
+    )
 
 
 def join_layers(layers: Sequence[Any], like: Any) -> Any:
@@ -102,17 +110,24 @@ def gather(origin: Origin, old: Mapping[int, Params], fresh: Params) -> Params:
     Args:
         origin: where they are.
         old: weights of the old blocks that are needed.
-        fresh: the new block as it would be drawn; its shapes will do if no layer is to be drawn.
+        fresh: the new block as it would be drawn; its shapes will do where nothing of it is kept.
     """
-    params = {"interface": old[origin.interface]["interface"]}
+    params = {"interface": graft(old[origin.interface]["interface"], fresh["interface"])}
     for name in sorted(set(fresh) - {"interface"}):
         layers = [
-            split_layers(old[place[0]][name])[place[1]] if place else split_layers(fresh[name])[i]
-            for i, place in enumerate(origin.layers)
+            graft(split_layers(old[place[0]][name])[place[1]], own) if place else own
+            for place, own in zip(origin.layers, split_layers(fresh[name]), strict=True)
         ]
         params[name] = join_layers(layers, fresh[name])
     # Averages may be wider than the weights they are taken of.
     return jax.tree.map(lambda x, like: np.asarray(x, like.dtype), params, fresh)
+
+
+def graft(old: Any, fresh: Any) -> Any:
+    """The tree `fresh` with everything that `old` has too, by its names, taken from there."""
+    if not isinstance(fresh, Mapping):
+        return old
+    return {name: graft(old[name], own) if name in old else own for name, own in fresh.items()}
 
 
 def span(layers: Sequence[int]) -> str:

@@ -18,6 +18,7 @@ import jax
 from ml_collections import ConfigDict
 
 from dbjax.build import Setup, build
+from dbjax.catalogue import FAMILIES, Plain
 from dbjax.checkpoint import Checkpoints, abstract
 from dbjax.config import config_differences
 from dbjax.data import make_stream
@@ -41,6 +42,7 @@ class Transfer:
         origins: of each of its blocks.
         trained: its blocks that are trained; all others are kept as they are.
         steps: of each old block that has a checkpoint, the one that is read.
+        plain: what the old network is to the new one's family, where it is not of that itself.
     """
 
     source: Path
@@ -49,6 +51,7 @@ class Transfer:
     origins: tuple[Origin, ...]
     trained: tuple[int, ...]
     steps: Mapping[int, int]
+    plain: Plain | None = None
 
     def table(self) -> str:
         """A line for each new block: layers, levels, where its weights come from, what is done."""
@@ -61,7 +64,15 @@ class Transfer:
             kept = f"kept, step {self.steps[origin.interface]}"
             done = "trained" if b in self.trained else kept
             rows.append((str(b), span(layers), owned, origin.describe(layers), done))
-        return columns(rows)
+        table = columns(rows)
+        if self.plain is not None:
+            new, old = (_shape(setup.trainer, 0).params for setup in (self.new, self.old))
+            drawn = (
+                f"{', '.join(sorted(set(new[part]) - set(old[part])))} of {part}"
+                for part in ("interface", "layers")
+            )
+            table += f"\nNew in every block, as drawn from the seed: {'; '.join(drawn)}"
+        return table
 
     def begin(self, workdir: Path) -> dict[int, Params]:
         """Takes kept blocks over into `workdir`, which was claimed, unless they are there.
@@ -98,8 +109,16 @@ class Transfer:
         origin, trainer = self.origins[block], self.new.trainer
         draw = jax.jit(lambda: trainer.init(block).params)
         # To draw a block costs compiling it.
-        fresh = draw() if None in origin.layers else jax.eval_shape(draw)
-        return gather(origin, {a: read(a).weights for a in origin.blocks}, fresh)
+        drawn = None in origin.layers or self.plain is not None
+        fresh = draw() if drawn else jax.eval_shape(draw)
+        old = {a: read(a).weights for a in origin.blocks}
+        if self.plain is not None:
+            adapt = self.plain.interface
+            old = {
+                a: {**weights, "interface": adapt(weights["interface"], fresh["interface"])}
+                for a, weights in old.items()
+            }
+        return gather(origin, old, fresh)
 
     def _keep(
         self,
@@ -159,13 +178,22 @@ def plan(
         return None
     require(jax.process_count() == 1, "--from", str(source), "in a run of one process")
     config = read_config(source)
+    family = FAMILIES[new.config.family]
+    plain = family.plain if family.plain and family.plain.family == config.family else None
     free = {"seed", "model.depth", *SECTIONS} - {"noise"}
+    if plain is not None:
+        free |= {"family", "noise", *family.sections}
+        free |= {f"model.{name}" for name in plain.may_differ}
     differences = config_differences(config, new.config, ignore=free)
     if differences:
+        differences.sort(key=lambda difference: not difference.startswith("family:"))
         raise SettingError(
             f"{source} is of another network or noise, {'; '.join(differences[:3])}; allowed: the "
             "same family, model (but for its depth) and noise"
+            + (f", or such a model of {family.plain.family!r}" if family.plain else "")
         )
+    if plain is not None:
+        _check_noise_is_learned(new, config.family)
     if config.data.name == new.config.data.name:
         config.data.data_dir = new.config.data.data_dir
     old = build(config)
@@ -174,6 +202,8 @@ def plan(
         found = there[name]
         require(found == wanted, f"{name} of the data of {source}", found, f"{wanted}, as here")
     origins = regroup(old.task.partition, new.task.partition)
+    if plain is not None:
+        origins = tuple(dataclasses.replace(origin, fits=False) for origin in origins)
     if blocks is None:
         name = new.placement.name
         require(name != "isolated", "--blocks", None, f"numbers, with --from in placement {name!r}")
@@ -203,7 +233,7 @@ def plan(
             "blocks that are taken"
         )
     _check_begun(workdir, _entry(source, trained), fine=len(lacking) == len(every))
-    return Transfer(source, old, new, origins, trained, steps)
+    return Transfer(source, old, new, origins, trained, steps, plain)
 
 
 def latest_steps(workdir: Path, config: ConfigDict) -> dict[int, int]:
@@ -231,6 +261,15 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     return "\n".join(lines)
+
+
+def _check_noise_is_learned(new: Setup, plain: str) -> None:
+    """Refuses settings under which what a plain network lacks would stay untrained or unset."""
+    interface, context = new.placement.interface, new.config.partition.context
+    allowed = f"'owned' or 'shared' with --from of {plain!r}, whose interface knows no noise"
+    require(interface != "frozen", "placement.interface", interface, allowed)
+    allowed = f"'own' with --from of {plain!r}"
+    require(context == "own", "partition.context", context, allowed)
 
 
 def _check_begun(workdir: Path, entry: Mapping[str, Any] | None, *, fine: bool) -> None:

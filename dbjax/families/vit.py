@@ -198,6 +198,24 @@ class PlainInterface(Backbone):
         self.classifier = normal_linear(config.width, num_classes, dtype=jnp.float32, rngs=rngs)
 
 
+def interface_from_plain(plain: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain ViT's interface with the positions that blocks have.
+
+    Where the noisy label stands in the class token's place, it is added to that token; else the
+    label's own position is new.
+
+    Args:
+        plain: of a `PlainViT`.
+        fresh: of a `ViT`, as it is drawn.
+    """
+    positions = jnp.asarray(plain["positions"])
+    if "class_token" in fresh:
+        positions = jnp.concatenate([positions, fresh["positions"][:, -1:]], axis=1)
+    else:
+        positions = positions.at[:, :1].add(plain["class_token"])
+    return {**plain, "positions": positions}
+
+
 class ViT(StackedNetwork):
     """The raw network F on label embeddings: pure functions of parameters, and no parameters.
 
