@@ -42,11 +42,10 @@ class Conversion:
     left_out: Mapping[str, str]
 
     def table(self) -> str:
-        """A line for each parameter of ours, each layer's once, and for what is not taken."""
-        shapes = _shapes(self.setup, 0)
+        """A line for each parameter of ours, those of a layer once, and for what is not taken."""
         rows = [("parameter", "shape", f"from {self.tensors.path}", "")]
         notes = {entry.ours: (_braced(entry.theirs), entry.note) for entry in self.entries}
-        for ours, shape in shapes.items():
+        for ours, shape in _shapes(self.setup).items():
             theirs, note = notes.get(ours, ("", "new, drawn from the seed"))
             rows.append((ours, "x".join(map(str, shape)), theirs, note))
         for name, reason in self.left_out.items():
@@ -232,18 +231,21 @@ def _braced(names: Sequence[str]) -> str:
     return ".".join(p[0] if len(set(p)) == 1 else f"{{{','.join(p)}}}" for p in parts)
 
 
-def _shapes(setup: Setup, block: int) -> dict[str, tuple[int, ...]]:
-    params = jax.eval_shape(lambda: setup.trainer.init(block).params)
-    return {path: leaf.shape for path, leaf in flatten(params).items()}
+def _shapes(setup: Setup) -> dict[str, tuple[int, ...]]:
+    """Of every parameter of the interface and of one layer."""
+    params = flatten(jax.eval_shape(lambda: setup.trainer.init(0).params))
+    return {
+        path: leaf.shape[1:] if path.startswith("layers/") else leaf.shape
+        for path, leaf in params.items()
+    }
 
 
 def _needed(setup: Setup, entries: Iterable[Entry]) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors that are taken."""
-    ours = _shapes(setup, 0)
+    ours = _shapes(setup)
     needed: dict[str, tuple[int, ...]] = {}
     for entry in entries:
-        shape = ours[entry.ours][1:] if entry.in_layers else ours[entry.ours]
-        parts = entry.split(np.broadcast_to(np.float32(0), shape))
+        parts = entry.split(np.broadcast_to(np.float32(0), ours[entry.ours]))
         layers = range(setup.task.partition.num_layers) if entry.in_layers else [None]
         for layer in layers:
             names = _named(entry.theirs, layer)

@@ -86,7 +86,13 @@ def test_shipped_configs_train_and_sample(name, tmp_path, monkeypatch):
 NOPROP = ("dt", "ct", "fm", "backprop", "blocks")
 CLASSIFIERS = {
     **dict.fromkeys(
-        ("vit_digits", "vit_fashion_mnist", "vit_cifar100", "vit_tiny_imagenet"),
+        (
+            "vit_digits",
+            "vit_digits_converted",
+            "vit_fashion_mnist",
+            "vit_cifar100",
+            "vit_tiny_imagenet",
+        ),
         ("blocks", "end_to_end"),
     ),
     **dict.fromkeys(("ff_digits", "ff_cifar100"), ("forward_forward", "contrastive", "end_to_end")),
