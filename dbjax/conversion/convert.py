@@ -127,7 +127,8 @@ def plan_conversion(
     require(not new_head or bool(found.head), "--layout", layout, allowed)
     tensors = open_tensors(weights)
     if beginning is None:
-        beginning = tensors.settings.get("bos_token_id")
+        told = tensors.settings.get("bos_token_id")
+        beginning = told if isinstance(told, int) else None
     subject = _subject(setup)._replace(shapes=tensors.shapes, beginning=beginning)
     _check_settings(tensors, found.settings(subject))
     _check_depth(tensors, found.layer, setup.task.partition.num_layers)
@@ -212,7 +213,7 @@ def _layout(setup: Setup, name: str) -> Layout:
     layout, family = LAYOUTS[name], setup.config.family
     require(family == layout.family, "family", family, f"{layout.family!r} with layout {name!r}")
     for key, value in layout.model.items():
-        found = setup.config.model[key]
+        found = getattr(_subject(setup).model, key)
         require(found == value, f"model.{key}", found, f"{value} with layout {name!r}")
     return layout
 
@@ -258,14 +259,20 @@ def _check_settings(tensors: Tensors, expected: Mapping[str, Any]) -> None:
     # transformers 5 keeps those of rotary positions in a section.
     told = {**tensors.settings, **(tensors.settings.get("rope_parameters") or {})}
     for key, value in expected.items():
-        found = told.get(key, value)
-        require(found == value, f"{key} in the config.json of {tensors.path}", found, f"{value!r}")
+        found = told.get(key)
+        fits = found is None or found == value
+        require(fits, f"{key} in the config.json of {tensors.path}", found, f"{value!r}")
 
 
 def _check_depth(tensors: Tensors, layer: str, depth: int) -> None:
     before, after = layer.split("{i}")
     starts = {name[len(before) :] for name in tensors.shapes if name.startswith(before)}
     count = len({rest.split(after)[0] for rest in starts})
+    if not count:
+        raise SettingError(
+            f"{tensors.path} has no tensors whose names begin with {layer.format(i=0)!r}; allowed: "
+            "a file of the layout that --layout says"
+        )
     allowed = f"{count}, the layers in {tensors.path} whose names begin with {before!r}"
     require(depth == count, "the depth of the config's model", depth, allowed)
 

@@ -198,6 +198,8 @@ def test_a_layout_goes_with_one_family_and_its_fixed_settings(tmp_path, make):
     assert "--layout is 'gpt2'; allowed: timm_vit," in refusal(tmp_path, plain, "gpt2", tensors)
     error = refusal(tmp_path, blocks, "timm_vit", tensors)
     assert error == "family is 'vit'; allowed: 'plain_vit' with layout 'timm_vit'"
+    error = refusal(tmp_path, plain, "transformers_vit", tensors)
+    assert "no tensors whose names begin with 'vit.encoder.layer.0.'; allowed: a file of" in error
     error = refusal(tmp_path, plain, "timm_vit", tensors)
     assert error == "model.norm_epsilon is 1e-12; allowed: 1e-06 with layout 'timm_vit'"
 
@@ -231,7 +233,9 @@ def test_the_token_that_begins_a_text_is_named_or_found_beside_the_weights(tmp_p
     tensors = published.llama_tensors(setup.dataset.info.vocabulary)
     assert "allowed: --bos=TOKEN" in refusal(tmp_path, setup, "llama", tensors)
     assert "--bos is 1000" in refusal(tmp_path, setup, "llama", tensors, beginning=1000)
-    (tmp_path / "config.json").write_text(json.dumps({"bos_token_id": 1}))
+    (tmp_path / "config.json").write_text(json.dumps({"bos_token_id": [1, 2]}))
+    assert "allowed: --bos=TOKEN" in refusal(tmp_path, setup, "llama", tensors)
+    (tmp_path / "config.json").write_text(json.dumps({"bos_token_id": 1, "head_dim": None}))
     table = plan(tmp_path, setup, "llama", tensors).params(0)["interface"]["tokens"]["embedding"]
     assert np.array_equal(table[-1], table[1])
 
