@@ -97,7 +97,9 @@ class Huginn(RecurrentNetwork):
         """Logits after so many iterations.
 
         Args:
-            params, tokens, remat: see `apply`.
+            params: see `apply`.
+            tokens: see `apply`.
+            remat: see `apply`.
             state: what the core starts from.
             still: iterations whose gradient is left out.
             count: those after them, with their gradient; at most `backprop_depth`. The prelude has

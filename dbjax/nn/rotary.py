@@ -83,7 +83,8 @@ class RotaryAttention(nnx.Module):
             num_heads: a divisor of the width with an even quotient.
             linear: makes the map to query, key and value, called as (in, out, use_bias=, ...).
             out: makes the map back; None is as `linear`.
-            base, interleaved: see `rotate`.
+            base: see `rotate`.
+            interleaved: see `rotate`.
             query_key_bias: add a learned vector, at first zero, to queries and keys (Huginn).
             dropout: on the attention probabilities.
             dtype: what matrices are multiplied in.
@@ -129,7 +130,8 @@ class RotaryAttention(nnx.Module):
 
         Args:
             query: who looks.
-            keys, values: where.
+            keys: where.
+            values: what is found there.
             mask: true where a query may look.
             own: of the queries' own tokens, where each looks at itself beside `keys`.
             key: drives dropout.

@@ -18,7 +18,7 @@ class Layout:
 
     Attributes:
         mesh: all devices in use.
-        slots: slots[j][g] is the block in slot j of group g; each group has every slot once.
+        slots: `slots[j][g]` is the block in slot j of group g; each group has every slot once.
     """
 
     mesh: Mesh
