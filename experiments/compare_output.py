@@ -67,7 +67,7 @@ class Row:
 
 def write_output(rows: Sequence[Row], folder: Path) -> None:
     """Writes table.md, table.csv, figure.png and figure.svg."""
-    header, lines = _cells(rows)
+    header, lines = cells(rows)
     (folder / "table.md").write_text(markdown_table(header, lines))
     with (folder / "table.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -80,10 +80,10 @@ def write_output(rows: Sequence[Row], folder: Path) -> None:
 
 def text_table(rows: Sequence[Row]) -> str:
     """Aligned columns, a line for each method."""
-    return aligned_table(*_cells(rows))
+    return aligned_table(*cells(rows))
 
 
-def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and lines of the table, to be read by people."""
     spread = any(row.accuracy_std is not None for row in rows)
     header = ["method", "B", "steps of a block", "accuracy" + (" ± std" if spread else "")]
@@ -91,15 +91,12 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     header += ["time of a round", "training memory"]
     lines = []
     for row in rows:
-        accuracy = show_percent(row.accuracy)
-        if row.accuracy_std is not None:
-            accuracy = f"{100 * row.accuracy:.1f} ± {100 * row.accuracy_std:.1f}%"
         lines.append(
             [
                 row.method,
                 str(row.num_blocks),
                 "+".join(f"{n:,}" for n in dict.fromkeys(row.steps)),
-                accuracy,
+                show_accuracy(row),
                 f"{row.negative_log_likelihood:.3f}",
                 f"{row.calibration_error:.3f}",
                 show_flops(row.training_flops),
@@ -109,6 +106,13 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return header, lines
+
+
+def show_accuracy(row: Row) -> str:
+    """With its spread over seeds, if there are several."""
+    if row.accuracy_std is None:
+        return show_percent(row.accuracy)
+    return f"{100 * row.accuracy:.1f} ± {100 * row.accuracy_std:.1f}%"
 
 
 def show_flops(value: float) -> str:

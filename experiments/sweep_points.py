@@ -141,10 +141,15 @@ def varying(points: Sequence[Given]) -> list[tuple[str, str]]:
     keys = list(dict.fromkeys(key for point in points for key in _settings(point)))
     # Whether they are there is part of what points can differ in.
     different = [key for key in keys if len({_key(point, key) for point in points}) > 1]
-    last = [key.rpartition(".")[2] for key in different]
+    return short_names(different)
+
+
+def short_names(keys: Sequence[str]) -> list[tuple[str, str]]:
+    """Dotted keys, each with as much of its end as tells it apart from the others."""
+    last = [key.rpartition(".")[2] for key in keys]
     return [
         (key, short if last.count(short) == 1 else key)
-        for key, short in zip(different, last, strict=True)
+        for key, short in zip(keys, last, strict=True)
     ]
 
 
