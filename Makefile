@@ -1,4 +1,4 @@
-# make demo and make test work on a fresh machine: they make their own environment first.
+# make demo, make test and make docs work on a fresh machine: they make their own environment first.
 #
 #   make test PYTHON=/path/to/python3.12 VENV=.venv312   another Python, in its own environment
 #   make test PYTEST_ARGS="tests/test_config.py -x"      some of the tests
@@ -10,7 +10,7 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint clean environment same-python
+.PHONY: help demo test test-all lint docs clean environment same-python
 
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin/python
@@ -24,6 +24,7 @@ help:
 	@echo "make test      run the tests"
 	@echo "make test-all  run the tests and the longer studies (marked slow)"
 	@echo "make lint      check style, formatting and types"
+	@echo "make docs      build the site of the documentation, in build/site; warnings are errors"
 	@echo "make clean     remove caches and build leftovers; environments and runs stay"
 
 demo: environment
@@ -43,6 +44,10 @@ lint: environment
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
+
+docs: environment
+	@echo "Building the site of the documentation"
+	@JAX_PLATFORMS=cpu $(RUN) -m docs.site
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
