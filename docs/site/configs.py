@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 from dbjax.config import load_config
 from docs.site.studies import Measured, Study
-from docs.site.text import ROOT, docstring, file_link, first_sentence, to
+from docs.site.text import ROOT, docstring, file_link, first_sentence, to, word_table
 from experiments.sweep_points import kind_of
-from experiments.tables import markdown_table
 
 GROUPS = {
     "images": ("Images and points", "draws"),
@@ -25,7 +24,7 @@ def pages(studies: Sequence[Study]) -> dict[str, str]:
     groups = {group: [file for file in files if group_of(file) == group] for group in GROUPS}
     found = [measured for study in studies for measured in study.measured()]
     overview = "# Configs\n\n" + "\n".join(
-        f"## [{GROUPS[group][0]}]({group}.md)\n\n" + markdown_table(["config", "what"], [
+        f"## [{GROUPS[group][0]}]({group}.md)\n\n" + word_table(["config", "what"], [
             [config_link(file, "configs/index.md"), first_sentence(ROOT / file)] for file in own
         ])
         for group, own in groups.items()
@@ -54,7 +53,7 @@ def _section(file: str, found: Sequence[Measured], page: str) -> str:
         for x in own
     ]
     header = ["method", "variant", "data", "measured", "budget of a block", "study"]
-    table = f"\n{markdown_table(header, lines)}" if lines else ""
+    table = f"\n{word_table(header, lines)}" if lines else ""
     name = config_place(file)[1]
     return (
         f"## {name}\n\n{docstring(ROOT / file).strip()}\n\nFile: {file_link(file, page)}\n{table}"

@@ -145,6 +145,8 @@ def page(studies: Sequence[Study]) -> str:
         *(_task(task, found) for task in TASKS),
         *(_ablation(*ablation, studies) for ablation in ABLATIONS),
         _speed(studies),
+        "## Memory\n\nThe paper's formula stands beside measured steps in the guide on "
+        "[memory](../guides/memory.md#measured).",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -156,6 +158,8 @@ def _task(task: Task, found: Sequence[Measured]) -> str:
         ours = [x for x in found if _is_of(x, task, variant)]
         for x in ours:
             shown = x.value if x.measure in task.measure else f"{x.value} ({x.measure})"
+            if len(ours) > 1:
+                shown += f" ({x.name})"
             device = x.study.provenance["device"]
             lines.append([method, published, shown, x.budget, device, _link(x.study)])
             changed.setdefault(x.overrides, []).append(method)

@@ -4,8 +4,7 @@ import inspect
 import textwrap
 
 import dbjax
-from docs.site.text import ROOT, first_sentence
-from experiments.tables import markdown_table
+from docs.site.text import ROOT, first_sentence, word_table
 
 CHAPTERS = {
     "Core": ("noise", "partition", "task", "errors", "keys"),
@@ -54,12 +53,12 @@ def _overview() -> str:
     ]
     start = textwrap.dedent(dbjax.__doc__ or "").strip()
     parts = [
-        f"# Reference\n\n{start}\n\n{markdown_table(['in `dbjax`', 'what'], names)}",
+        f"# Reference\n\n{start}\n\n{word_table(['in `dbjax`', 'what'], names)}",
         "All modules, in the order in which they build on each other:",
     ]
     for chapter, own in CHAPTERS.items():
         lines = [[f"[`dbjax.{name}`]({name}.md)", _about(name)] for name in own]
-        parts.append(f"## {chapter}\n\n{markdown_table(['module', 'what'], lines)}")
+        parts.append(f"## {chapter}\n\n{word_table(['module', 'what'], lines)}")
     return "\n\n".join(parts)
 
 

@@ -1,13 +1,12 @@
 """Pages of results/: a page for each file, and published figures beside ours."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from docs.site.configs import config_link
 from docs.site.published import page as published_page
 from docs.site.studies import Study
-from docs.site.text import ROOT, details, file_link, first_sentence
-from experiments.tables import markdown_table
+from docs.site.text import ROOT, details, file_link, first_sentence, word_table
 
 
 def pages(studies: Sequence[Study]) -> dict[str, str]:
@@ -32,7 +31,8 @@ def study_page(study: Study) -> str:
     picture = next(iter(sorted((ROOT / "docs/images").glob(f"{study.name}.*"))), None)
     figure = f"![{study.title}](../images/{picture.name})\n\n" if picture else ""
     own = study.document.get("config")
-    config = details("The whole config", json.dumps(own, indent=2), "json") if own else ""
+    whole = json.dumps(own, indent=2) if isinstance(own, Mapping) else ""
+    config = details("The whole config", whole, "json") if whole else ""
     body = traced(study.tables(), trace(study))
     # Wide tables take the place of a list of contents that would have no entries.
     head = "---\nhide:\n  - toc\n---\n\n"
@@ -69,7 +69,7 @@ def _overview(studies: Sequence[Study]) -> str:
         ]
         for study in studies
     ]
-    table = markdown_table(["study", "program", "commit", "device", "Python, jax"], lines)
+    table = word_table(["study", "program", "commit", "device", "Python, jax"], lines)
     return (
         "# Results\n\nA page for each file of `results/`, made from it, with the command that made "
         "it. [Published figures](published.md) stand beside ours on a page of their own."

@@ -16,6 +16,10 @@ from experiments.tables import markdown_table
 
 UNCHANGED_BY = ("placement.", "training.save_every")
 """Settings that change no result."""
+NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "dit": "DiT", "l2": "L/2", "lm1b": "LM1B",
+         "mnist": "MNIST", "s2": "S/2", "vit": "ViT"}  # fmt: skip
+"""Words in names of files that people write in another way."""
+STEPS = "training.steps"
 TRACED = ("command", "commit", "device", "python", "jax")
 
 
@@ -33,7 +37,8 @@ class Study:
 
     @property
     def title(self) -> str:
-        return self.name.replace("_", " ").capitalize()
+        words = " ".join(NAMES.get(word, word) for word in self.name.split("_"))
+        return words[0].upper() + words[1:]
 
     @property
     def provenance(self) -> Mapping[str, str]:
@@ -85,7 +90,7 @@ class Study:
                     name=row.name,
                     measure=sweep_output.label(main),
                     value=sweep_output.show_measure(main, mean, row.std(main)),
-                    budget="that of the sweep",
+                    budget=f"{steps} steps" if (steps := row.settings.get(STEPS)) else "see there",
                     overrides=", ".join([*self.document["overrides"], row.name]),
                 )
                 for row in table.rows

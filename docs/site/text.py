@@ -2,6 +2,7 @@
 
 import ast
 import posixpath
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +30,13 @@ def details(title: str, text: str, language: str) -> str:
     """Code that is shown when it is asked for."""
     summary = f'<details markdown="1"><summary>{title}</summary>'
     return f"{summary}\n\n{fenced(text, language)}\n</details>\n"
+
+
+def word_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Markdown, all columns to the left."""
+    ruler = ["---"] * len(header)
+    rows = ([cell.replace("|", "\\|") for cell in cells] for cells in (header, ruler, *lines))
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 
 def to(target: str, page: str) -> str:
