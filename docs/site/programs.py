@@ -32,7 +32,7 @@ def programs() -> list[str]:
 
 
 def help_of(name: str) -> str:
-    """In this process: nineteen of them would each import jax."""
+    """Asked in this process: in one of its own, each would import jax anew."""
     main = importlib.import_module(f"experiments.{name}").main
     said = io.StringIO()
     before = os.environ.get("COLUMNS")
