@@ -5,6 +5,7 @@
 build/docs has the pages, build/site the site.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -97,4 +98,8 @@ def navigation(pages: Mapping[str, str]) -> list[Any]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    status = main()
+    # On a busy machine, threads of the libraries behind --help have kept Python from ending.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
