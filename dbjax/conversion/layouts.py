@@ -1,9 +1,9 @@
 """Where the weights of a network are in the files of other libraries.
 
-A layout is stated once, parameter by parameter, and read in both directions. Checked against
-timm's `vision_transformer.py`, `modeling_vit.py` and `modeling_llama.py` of transformers 4.52, and
-`models.py` of facebookresearch/DiT: order of query, key and value, of gate and value, of the
-modulation's vectors and of a patch's pixels, kinds of GELU, and what normalisations add.
+A layout is stated once, parameter by parameter, and read in both directions. What each says: order
+of query, key and value, of gate and value, of the modulation's vectors and of a patch's pixels,
+kinds of GELU, and what normalisations add. The tests hold them against forward passes stated anew
+in NumPy; they were never read with timm, transformers or PyTorch themselves.
 """
 
 import dataclasses
