@@ -378,7 +378,7 @@ FAMILIES = {
         _ar_lm,
         {**_WRITING, "autoregressive": AutoregressiveConfig},
         lends=True,
-        plain=Plain("plain_ar", ("dropout", "condition_width", "gates", "passes")),
+        plain=Plain("plain_ar", ("dropout", "condition_width", "gates", "start", "passes")),
     ),
     "plain_ar": Family(PlainARConfig, functools.partial(_next_token, PlainAR), _WRITING),
     "recurrent_lm": Family(

@@ -7,13 +7,13 @@ import dbjax
 from docs.site.text import ROOT, first_sentence, word_table
 
 CHAPTERS = {
-    "Core": ("noise", "partition", "task", "errors", "keys"),
+    "Core": ("noise", "partition", "task", "errors", "keys", "packages"),
     "Training": ("training", "optimizer", "loop", "monitor", "checkpoint", "exchange",
                  "distributed"),
     "Placement": ("placement",),
     "Sampling": ("sampling", "solvers", "unmasking", "categorical", "generation", "writers"),
     "Runs": ("session", "build", "catalogue", "config", "settings", "workdir", "sweeps"),
-    "Blocks as parts": ("parts", "transfer", "assembly"),
+    "Blocks as parts": ("parts", "transfer", "assembly", "conversion"),
     "Tasks": ("classification", "autoregressive", "baselines"),
     "Networks": ("families", "nn"),
     "Data": ("data",),

@@ -81,9 +81,9 @@ def test_resumes_exactly(name: str, tmp_path: Path) -> None:
     ("name", "interface", "context"),
     [
         ("mdm_docs.py:blocks", "owned", "own"),
-        ("ar_docs.py:blocks", "owned", "own"),
+        pytest.param("ar_docs.py:blocks", "owned", "own", marks=pytest.mark.slow),
         # One block, whose depth is drawn within the program.
-        ("huginn_docs.py:end_to_end", "owned", "own"),
+        pytest.param("huginn_docs.py:end_to_end", "owned", "own", marks=pytest.mark.slow),
         # Only this family has other parameters then: the targets, and borrowed layers.
         ("ar_docs.py:blocks", "shared", "cleaner"),
     ],

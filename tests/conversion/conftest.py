@@ -22,7 +22,7 @@ MODEL = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def colours():
     """A stand-in for CIFAR-10 with fewer pixels, in three colours and five classes."""
     rng = np.random.default_rng(0)
@@ -42,7 +42,7 @@ def verse(tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("text") / "verse.txt", VERSE * 10)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def settings(colours, verse):
     """What to set in the shipped configs."""
     pictures = {"data.name": "cifar10", "data.split": "train", "model.patch_size": 2}
@@ -63,7 +63,7 @@ def settings(colours, verse):
 CONFIGS = {"vit": "vit_digits", "dit": "dit_digits", "ar": "ar_docs"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def make(settings):
     """Builds a setup, "vit:end_to_end" for example, with further overrides."""
 

@@ -88,7 +88,7 @@ def test_writing_is_timed_beside_the_twin(tmp_path, capsys):
     writing_speed.main([*configs, *small, "--texts", "2", "--tokens=3", "--repeats=1"])
     twin, blocks = json.loads(out.read_text())["rows"]
     assert twin["ratio"] == 1 and blocks["ratio"] > 0
-    assert (twin["layer_evaluations_per_token"], blocks["layer_evaluations_per_token"]) == (4, 8)
+    assert (twin["layer_evaluations_per_token"], blocks["layer_evaluations_per_token"]) == (6, 14)
     assert "2 at once" in capsys.readouterr().out
 
 

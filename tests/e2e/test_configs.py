@@ -135,6 +135,7 @@ def test_shipped_classifiers_make_their_task(name, variant):
     assert jax.eval_shape(lambda: trainer.init(0)).params["layers"]
 
 
+@pytest.mark.slow
 def test_a_classifier_and_its_twin_train_and_one_is_evaluated(tmp_path):
     small = [f"--config.model.{s}" for s in ("depth=3", "width=16", "num_heads=2", "mlp_hidden=16")]
     runs = [tmp_path / "blocks", tmp_path / "end_to_end"]

@@ -84,7 +84,8 @@ def parameters(workdir: Path) -> dict[int, object]:
     return dict(model.blocks)
 
 
-@pytest.mark.parametrize("interface", [pytest.param("owned", marks=pytest.mark.slow), "shared"])
+@pytest.mark.slow
+@pytest.mark.parametrize("interface", ["owned", "shared"])
 def test_killed_and_restarted_on_other_processes_and_devices(tmp_path, interface):
     reference, run = tmp_path / "reference", tmp_path / "run"
     shared = f"--config.placement.interface={interface}"

@@ -37,6 +37,7 @@ def continued(run, prompt, capsys):
     assert np.load(run / "samples" / "on.npz")["tokens"].shape == (3, LENGTH)
 
 
+@pytest.mark.slow
 def test_the_published_model_on_a_folder_of_tokens(tmp_path, monkeypatch, capsys):
     data, run = texts.write_folder(tmp_path), tmp_path / "blocks"
     arguments = ["--config=configs/huginn_lm1b.py", f"--config.data.data_dir={data}"]
