@@ -105,6 +105,7 @@ def until(found: Callable[[], psutil.Process | None], launcher: Launcher) -> psu
     raise AssertionError(f"the launcher has ended:\n{launcher.told}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_block_that_is_killed_and_a_launcher_that_is_stopped_change_nothing(tmp_path, kills):
     workdir = tmp_path / "run"
