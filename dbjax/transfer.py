@@ -177,6 +177,8 @@ def plan(
             )
         return None
     require(jax.process_count() == 1, "--from", str(source), "in a run of one process")
+    context = new.config.partition.context
+    require(context == "own", "partition.context", context, "'own' with --from")
     config = read_config(source)
     family = FAMILIES[new.config.family]
     plain = family.plain if family.plain and family.plain.family == config.family else None
@@ -265,11 +267,9 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 def _check_noise_is_learned(new: Setup, plain: str) -> None:
     """Refuses settings under which what a plain network lacks would stay untrained or unset."""
-    interface, context = new.placement.interface, new.config.partition.context
+    interface = new.placement.interface
     allowed = f"'owned' or 'shared' with --from of {plain!r}, whose interface knows no noise"
     require(interface != "frozen", "placement.interface", interface, allowed)
-    allowed = f"'own' with --from of {plain!r}"
-    require(context == "own", "partition.context", context, allowed)
 
 
 def _check_begun(workdir: Path, entry: Mapping[str, Any] | None, *, fine: bool) -> None:

@@ -108,7 +108,7 @@ def test_a_label_that_stands_last_gets_a_position_of_its_own(plain, make, tmp_pa
         (
             {"partition__context": "first", "placement__interface": "shared"},
             None,
-            "partition.context is 'first'; allowed: 'own' with --from of 'plain_ar'",
+            "partition.context is 'first'; allowed: 'own' with --from",
         ),
         ({"model__width": 16}, None, "model.width: 24 there, 16 here; allowed: the same family, m"),
         ({}, (1,), "--blocks does not name block 0"),
