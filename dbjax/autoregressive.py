@@ -18,7 +18,7 @@ from dbjax.partition import Partition
 from dbjax.task import Batch, Estimate, Metrics, Params, draw_u
 
 SIGMAS = ("sequence", "token")
-READOUTS = ("head", "tied")
+READOUTS = ("head", "tied", "posterior")
 BRIDGES = ("hard", "soft", "soft_normalised", "draw")
 WEIGHTS = ("none", "edm")
 
@@ -30,7 +30,9 @@ class AutoregressiveConfig:
     Attributes:
         sigma: one noise level for a `sequence` or one for each `token` in training.
         readout: `head`, logits from the network's output by a matrix of its own; `tied`, the
-            denoised embedding D times the table of unit rows times `readout_scale`.
+            denoised embedding D times the table of unit rows times `readout_scale`; `posterior`,
+            the head's logits and what z says of each token, ln N(z; row, sigma^2), so that Bayes'
+            rule is not left to learn and the head is a language model's.
         readout_scale: of tied logits, which else stay between -1 and 1.
         bridge: from logits back to an embedding, between the steps of a walk: `hard`, the row of
             the likeliest token; `soft`, the rows' mean, short where the model is unsure;
@@ -197,6 +199,19 @@ class AutoregressiveTask:
         logits, _ = self.answer(params, z, sigma, tokens)
         return _entropy(logits, tokens)
 
+    def squared_error(
+        self,
+        params: Params,
+        tokens: Int[Array, "batch length"],
+        sigma: Float[Array, " batch"],
+        key: PRNGKeyArray,
+    ) -> Float[Array, "batch length"]:
+        """|y - E[y | z]|^2 of each token, one sigma for a text, whatever the bridge."""
+        levels = sigma[:, None]
+        y = self.targets(params).rows(tokens)
+        logits, _ = self.answer(params, self._noised(key, y, levels), levels, tokens)
+        return jnp.sum((y - self._mean(params, logits)) ** 2, axis=-1)
+
     def corrupt(
         self,
         params: Params,
@@ -256,12 +271,16 @@ class AutoregressiveTask:
         hidden: Float[Array, "batch length width"],
     ) -> Float[Array, "batch length vocabulary"]:
         """Logits from the noisy stream's last features, by the head or the table."""
-        if self.config.readout == "head":
-            logits: Array = self.network.interface(params).head(hidden)
-            return logits.astype(jnp.float32)
-        c = self.noise.precondition(sigma)
-        clean = c.c_skip[..., None] * z + c.c_out[..., None] * hidden
-        return self.config.readout_scale * (clean @ self._every_row(params).T)
+        if self.config.readout == "tied":
+            c = self.noise.precondition(sigma)
+            clean = c.c_skip[..., None] * z + c.c_out[..., None] * hidden
+            return self.config.readout_scale * (clean @ self._every_row(params).T)
+        logits: Array = self.network.interface(params).head(hidden)
+        logits = logits.astype(jnp.float32)
+        if self.config.readout == "posterior":
+            # What all tokens have alike, |z|^2 and the norm of their rows, makes no difference.
+            logits += (z @ self._every_row(params).T) / sigma[..., None] ** 2
+        return logits
 
     def bridge(
         self,
@@ -279,7 +298,7 @@ class AutoregressiveTask:
             return self.targets(params).rows(token)
         if kind in ("hard", "draw"):
             return self.targets(params).rows(jnp.argmax(logits, axis=-1))
-        mean = jax.nn.softmax(logits) @ self._every_row(params)
+        mean = self._mean(params, logits)
         return _unit(mean) if kind == "soft_normalised" else mean
 
     def targets(self, params: Params) -> Table:
@@ -296,6 +315,12 @@ class AutoregressiveTask:
     ) -> Float[Array, "batch length width"]:
         level = jnp.broadcast_to(sigma, y.shape[:2]).reshape(-1)
         return self.noise.corrupt(key, y.reshape(-1, y.shape[-1]), level).reshape(y.shape)
+
+    def _mean(
+        self, params: Params, logits: Float[Array, "*batch vocabulary"]
+    ) -> Float[Array, "*batch width"]:
+        mean: Array = jax.nn.softmax(logits) @ self._every_row(params)
+        return mean
 
     def _every_row(self, params: Params) -> Float[Array, "vocabulary width"]:
         return self.targets(params).rows(jnp.arange(self.network.vocabulary))

@@ -21,7 +21,7 @@ from dbjax.families.masked_lm import MaskedTask
 from dbjax.generation import Generator
 from dbjax.masked_text import revealing
 from dbjax.metrics import NgramScorer, TfidfFeatures, generative_perplexity, mauve_score
-from dbjax.metrics.likelihood import evidence_bound, next_token_entropy
+from dbjax.metrics.likelihood import evidence_bound, next_token_entropy, walk_bound
 from dbjax.metrics.text import bits_per_character, bits_per_token, unigram_entropy
 from dbjax.refined_text import refining
 from dbjax.sampling import Sampler
@@ -33,6 +33,8 @@ MAUVE_TEXTS = 500
 """With fewer, MAUVE is noise."""
 MASKED = 4000
 """Texts that a bound is averaged over, at the least: each of few is masked several times."""
+LEVELS = 1000
+"""Texts that the bound of a walk is averaged over for each block, at the least."""
 FITTED = 10_000
 """Training sequences, spread over the text, that proxies and the unigram entropy are fitted to."""
 REFINED = 160
@@ -80,16 +82,20 @@ def autoregressive_likelihood(
     vocabulary: int,
     progress: Callable[[int], object],
 ) -> dict[str, Any]:
-    """Cross entropy of the next token; of what denoises, at pure noise, by the noisiest block."""
+    """Cross entropy of the next token; of what denoises, at pure noise, by the noisiest block.
+
+    And then, as "walk", the bound for all its blocks.
+    """
     del vocabulary
-    if isinstance(task, NextTokenTask):
-        words = "exact"
-    else:
-        words = "at pure noise"
-        if task.partition.num_blocks > 1:
-            words = f"of the noisiest block, {words}"
     found = next_token_entropy(task, model.blocks, tokens, progress=progress)
-    return {"likelihood": words, **found}
+    if isinstance(task, NextTokenTask):
+        return {"likelihood": "exact", **found}
+    words = "at pure noise"
+    if task.partition.num_blocks > 1:
+        words = f"of the noisiest block, {words}"
+    looks = -(-LEVELS // len(tokens))
+    walk = walk_bound(task, model.blocks, tokens, looks=looks, progress=progress)
+    return {"likelihood": words, **found, "walk": walk}
 
 
 LIKELIHOODS: Mapping[type, Likelihood] = {

@@ -123,7 +123,11 @@ def others(task: AutoregressiveTask, text: np.ndarray, level: float, key: jax.Ar
     ("prompt_length", "settings", "sampling"),
     [
         (0, {}, {"num_steps": 2}),
-        (3, {"bridge": "draw"}, {"num_steps": 3, "temperature": 0.8, "top_p": 0.9}),
+        (
+            3,
+            {"bridge": "draw", "readout": "posterior"},
+            {"num_steps": 3, "temperature": 0.8, "top_p": 0.9},
+        ),
         (
             2,
             {"bridge": "soft", "readout": "tied", "readout_scale": 1.0},
@@ -270,7 +274,7 @@ def test_bridges(key):
     [
         ({"sigma": "batch"}, "autoregressive.sigma is 'batch'; allowed: 'sequence' or 'token'"),
         ({"bridge": "argmax"}, "autoregressive.bridge is 'argmax'; allowed: 'hard' or 'soft' or "),
-        ({"readout": "dot"}, "autoregressive.readout is 'dot'; allowed: 'head' or 'tied'"),
+        ({"readout": "dot"}, "autoregressive.readout is 'dot'; allowed: 'head' or 'tied' or 'p"),
         ({"weight": "snr"}, "autoregressive.weight is 'snr'; allowed: 'none' or 'edm'"),
         ({"readout_scale": 0.0}, "autoregressive.readout_scale is 0.0; allowed: a number above 0"),
         ({"next_token_weight": -1.0}, "autoregressive.next_token_weight is -1.0; allowed: 0 or"),

@@ -1,31 +1,28 @@
 """How far are blocks behind their end-to-end twin in language, and what brings them nearer?
 
-    python -m experiments.sweep --config=configs/ar_docs.py \\
+    python -m experiments.sweep --config=configs/ar_docs.py:plain \\
         --sweep=configs/sweeps/language_gap.py --workdir=runs/language_gap
 
-Every idea is a change from `plain`, which differs from the paper's setting in its noise alone:
-there it is as for images. `paper up to sigma 6.6` leaves out the levels that are hardly ever drawn.
-A block's step runs a clean and a noisy stream, so that all blocks together run twice the layers of
-the twin; `twin, twice the steps` has trained with as many layer evaluations. The twin of 2 layers
-is what the noisiest block of 2 would be if it had nothing to do with noise.
+Every idea is a change from `plain`, which differs from the paper's setting in its noise, there that
+of images, and in that its walk draws the token that it goes on from. `paper up to sigma 6.6` leaves
+out the levels that are hardly ever drawn. A block's step runs a clean and a noisy stream, so that
+all blocks together run twice the layers of the twin; `twin, twice the steps` has trained with as
+many layer evaluations. The twin of 2 layers is what the noisiest block of 2 would be if it had
+nothing to do with noise.
 """
 
 from dbjax.sweeps import Point, chain
 
 STEPS = 2000
 TWIN = "configs/ar_docs.py:end_to_end"
-IMAGES = {
-    "noise.p_mean": -1.2,
-    "noise.p_std": 1.2,
-    "noise.sigma_min": 0.002,
-    "noise.sigma_max": 80.0,
-}
+PAPER = "configs/ar_docs.py:paper"
 FITTED = {"noise.p_mean": -0.66, "noise.p_std": 0.69, "noise.sigma_max": 3.07}
 """Of `experiments.fit_noise` for `plain`, as are the edges."""
 EQUAL_LOSS = {"partition.edges": (0, 0.278, 0.577, 1)}
 NEXT_TOKEN = {"autoregressive.next_token_weight": 0.5}
 DEEP_FIRST = {"partition.layers": (4, 1, 1)}
 TEXT = {"model.start": "text"}
+POSTERIOR = {"autoregressive.readout": "posterior"}
 SHARED = {"placement.interface": "shared"}
 
 
@@ -35,29 +32,35 @@ def context(kind: str) -> Point:
 
 
 def get_sweep() -> list[Point]:
-    twins = [
+    ends: list[Point] = [
         {"name": "twin", "config": TWIN},
-        {"name": "twin, twice the steps", "config": TWIN, "training.steps": 2 * STEPS},
-        {"name": "twin of 2 layers", "config": TWIN, "model.depth": 2},
-    ]
-    noises: list[Point] = [
-        {"name": "paper", **IMAGES},
-        {"name": "paper up to sigma 6.6", **IMAGES, "noise.sigma_max": 6.6},
         {"name": "plain"},
-        {"name": "fitted noise", **FITTED},
     ]
-    from_text: list[Point] = [
-        {"name": "start from the text", **TEXT},
-        {"name": "start from the text, context from cleaner blocks", **TEXT, **context("cleaner")},
-        {"name": "start from the text, deep first block", **TEXT, **DEEP_FIRST},
+    with_posterior: list[Point] = [
+        {"name": "posterior", **POSTERIOR},
+        {"name": "posterior, text", **POSTERIOR, **TEXT},
+        {"name": "posterior, text, deep first block", **POSTERIOR, **TEXT, **DEEP_FIRST},
+        {
+            "name": "posterior, text, context from cleaner blocks",
+            **POSTERIOR,
+            **TEXT,
+            **context("cleaner"),
+        },
+        {"name": "posterior, text, next-token loss", **POSTERIOR, **TEXT, **NEXT_TOKEN},
     ]
     ideas: list[Point] = [
-        {"name": "context from cleaner blocks", **context("cleaner")},
+        {"name": "paper", "config": PAPER},
+        {"name": "start from the text", **TEXT},
         {"name": "deep first block", **DEEP_FIRST},
         {"name": "next-token loss", **NEXT_TOKEN},
-        {"name": "deep first block, read by all", **DEEP_FIRST, **context("first")},
+        {"name": "context from cleaner blocks", **context("cleaner")},
+        {"name": "twin of 2 layers", "config": TWIN, "model.depth": 2},
+        {"name": "twin, twice the steps", "config": TWIN, "training.steps": 2 * STEPS},
         {"name": "context from noisier blocks", **context("noisier")},
+        {"name": "deep first block, read by all", **DEEP_FIRST, **context("first")},
         {"name": "equal loss", **EQUAL_LOSS},
+        {"name": "fitted noise", **FITTED},
         {"name": "shared interface", **SHARED},
+        {"name": "paper up to sigma 6.6", "config": PAPER, "noise.sigma_max": 6.6},
     ]
-    return chain(twins, noises, from_text, ideas)
+    return chain(ends, with_posterior, ideas)

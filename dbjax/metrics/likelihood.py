@@ -1,6 +1,6 @@
 """Likelihoods of texts: bounds of masked models, cross entropies of autoregressive ones."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dbjax import keys
 from dbjax.devices import to_device
-from dbjax.noise import MaskingNoise
+from dbjax.noise import LogNormalNoise, MaskingNoise
 from dbjax.task import Params, Task, spread_u
 
 
@@ -63,43 +63,22 @@ def evidence_bound(
         "cross_entropy" in nats per masked token.
     """
     edges = task.partition.edges
-    shares = np.diff(edges)
-    look = jax.jit(lambda params, batch, u, key: task.density(params, batch, u, key))
-    size = looks * len(tokens)
-    batch_size = min(batch_size, size)
-    total = np.zeros((len(shares), size))
-    entropy = np.zeros(len(shares))
-    for b in range(len(shares)):
-        params = to_device(blocks[b])
-        interval = jnp.asarray(edges[b : b + 2], jnp.float32)
-        seen = []
-        for start in range(0, size, batch_size):
-            # Every batch has the full size, so that one compiled program serves them all.
-            index = np.arange(start, start + batch_size) % len(tokens)
-            u_key, noise_key = jax.random.split(keys.derive(seed, "likelihood", b, start))
-            u = spread_u(u_key, batch_size, interval)
-            density, per_token = look(params, jnp.asarray(tokens[index]), u, noise_key)
-            count = min(batch_size, size - start)
-            total[b, start : start + count] = shares[b] * np.asarray(density)[:count]
-            seen.append(float(per_token))
-            progress(count)
-        entropy[b] = np.mean(seen)
+    added, entropy = _integrate(
+        task.density, blocks, edges, tokens, looks, batch_size, seed, progress
+    )
     # At t = 0 a token is still masked with probability eps; it is counted as a guess.
     constant = task.noise.eps * np.log(vocabulary)
-    texts = total.sum(axis=0).reshape(looks, -1).mean(axis=0) + constant
     return {
-        "nats_per_token": float(texts.mean()),
-        "standard_error": float(texts.std() / np.sqrt(len(texts))),
-        "num_tokens": int(tokens.size),
+        **_summary(added.sum(axis=0) + constant, tokens),
         "looks": looks,
         "by_block": [
             {
                 "block": b,
-                "share": float(shares[b]),
-                "nats_per_token": float(total[b].mean()),
+                "share": float(share),
+                "nats_per_token": float(added[b].mean()),
                 "cross_entropy": float(entropy[b]),
             }
-            for b in range(len(shares))
+            for b, share in enumerate(np.diff(edges))
         ],
     }
 
@@ -160,8 +139,147 @@ def next_token_entropy(
         nats = np.asarray(look(params, jnp.asarray(tokens[index]), levels, key))
         texts[start : start + count] = nats.mean(axis=1)[:count]
         progress(count)
+    return _summary(texts, tokens)
+
+
+class Refining(Autoregressive, Protocol):
+    """A task of next tokens as embeddings that are denoised."""
+
+    @property
+    def noise(self) -> LogNormalNoise:
+        """On the embeddings."""
+
+    def squared_error(
+        self,
+        params: Params,
+        tokens: Int[Array, "batch length"],
+        sigma: Float[Array, " batch"],
+        key: PRNGKeyArray,
+    ) -> Float[Array, "batch length"]:
+        """|y - E[y | z]|^2 of each token at sigma."""
+
+
+def walk_bound(
+    task: Refining,
+    blocks: Mapping[int, Params],
+    tokens: Int[np.ndarray, "size length"],
+    *,
+    looks: int = 1,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: Callable[[int], object] = lambda count: None,
+) -> dict[str, Any]:
+    """The negative evidence bound of each next token under the walk of all blocks.
+
+    Kingma et al. 2021 (arXiv 2107.00630), equation 12 in the limit of many steps, with embeddings
+    as in Gulrajani and Hashimoto 2023 (arXiv 2305.18619). With y the token's row and D the mean of
+    the rows under the logits of the block that owns sigma,
+
+        -ln p(x_i | x_<i) <= |y|^2 / (2 sigma_max^2) + int E|y - D|^2 / sigma^2 d ln sigma
+                             + E[-ln p(x_i | z at sigma_min)].
+
+    It is tight where every block knows the posterior. So unlike the cross entropy at pure noise,
+    which is the noisiest block's alone, it is of the whole model, and an upper bound for it.
+
+    Args:
+        task: of next tokens, as embeddings.
+        blocks: weights of every block.
+        tokens: the texts; none is left out.
+        looks: noises of each text and block that are averaged over.
+        batch_size: texts that are looked at together.
+        seed: of levels and noise, the same for every model.
+        progress: told the number of texts after each batch.
+
+    Returns:
+        `nats_per_token`; `standard_error` of it, over texts; `num_tokens`; `looks`; `prior`, the
+        first term; `read_out`, the last; `by_block`, rows of "block", the "nats_per_token" that its
+        levels add and its mean "squared_error" over ln sigma.
+    """
+    noise = task.noise
+    # From noise to clean, as blocks are counted, so the coordinate rises with u.
+    edges = [-float(noise.natural(float(u))) for u in task.partition.edges]
+
+    def density(params: Params, batch: Array, x: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
+        sigma = jnp.exp(-x)
+        error = task.squared_error(params, batch, sigma, key).mean(axis=1)
+        return error / sigma**2, jnp.mean(error)
+
+    added, error = _integrate(density, blocks, edges, tokens, looks, batch_size, seed, progress)
+    read = next_token_entropy(task, blocks, tokens, u=1.0, batch_size=batch_size, seed=seed)
+    prior, read_out = 0.5 / noise.sigma_max**2, read["nats_per_token"]
+    return {
+        **_summary(added.sum(axis=0) + prior + read_out, tokens),
+        "looks": looks,
+        "prior": prior,
+        "read_out": read_out,
+        "by_block": [
+            {
+                "block": b,
+                "nats_per_token": float(nats.mean()),
+                "squared_error": float(error[b]),
+            }
+            for b, nats in enumerate(added)
+        ],
+    }
+
+
+def _integrate(
+    density: Callable[[Params, Array, Array, PRNGKeyArray], tuple[Array, Array]],
+    blocks: Mapping[int, Params],
+    edges: Sequence[float],
+    tokens: Int[np.ndarray, "size length"],
+    looks: int,
+    batch_size: int,
+    seed: int,
+    progress: Callable[[int], object],
+) -> tuple[Float[np.ndarray, "blocks size"], Float[np.ndarray, " blocks"]]:
+    """The integral of a density over each block's interval, of each text, by drawing from it.
+
+    Within a batch the draws are spread evenly.
+
+    Args:
+        density: of (params, texts, where in the interval, key), for each text; and a number for the
+            batch.
+        blocks: weights of every block.
+        edges: of the intervals, rising.
+        tokens: the texts.
+        looks: draws for each text and block.
+        batch_size: texts that are looked at together.
+        seed: of the draws.
+        progress: told the number of texts after each batch.
+
+    Returns:
+        The integrals, and the mean of the number over each block's batches.
+    """
+    look = jax.jit(density)
+    shares = np.diff(edges)
+    size = looks * len(tokens)
+    batch_size = min(batch_size, size)
+    total = np.zeros((len(shares), size))
+    told = np.zeros(len(shares))
+    for b in range(len(shares)):
+        params = to_device(blocks[b])
+        interval = jnp.asarray(edges[b : b + 2], jnp.float32)
+        seen = []
+        for start in range(0, size, batch_size):
+            # Every batch has the full size, so that one compiled program serves them all.
+            index = np.arange(start, start + batch_size) % len(tokens)
+            where_key, noise_key = jax.random.split(keys.derive(seed, "likelihood", b, start))
+            where = spread_u(where_key, batch_size, interval)
+            found, number = look(params, jnp.asarray(tokens[index]), where, noise_key)
+            count = min(batch_size, size - start)
+            total[b, start : start + count] = shares[b] * np.asarray(found)[:count]
+            seen.append(float(number))
+            progress(count)
+        told[b] = np.mean(seen)
+    return total.reshape(len(shares), looks, -1).mean(axis=1), told
+
+
+def _summary(
+    texts: Float[np.ndarray, " size"], tokens: Int[np.ndarray, "size length"]
+) -> dict[str, Any]:
     return {
         "nats_per_token": float(texts.mean()),
-        "standard_error": float(texts.std() / np.sqrt(size)),
+        "standard_error": float(texts.std() / np.sqrt(len(texts))),
         "num_tokens": int(tokens.size),
     }
