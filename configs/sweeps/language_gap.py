@@ -1,7 +1,9 @@
 """How far are blocks behind their end-to-end twin in language, and what brings them nearer?
 
     python -m experiments.sweep --config=configs/ar_docs.py:plain \\
-        --sweep=configs/sweeps/language_gap.py --workdir=runs/language_gap
+        --sweep=configs/sweeps/language_gap.py --workdir=runs/language_gap \\
+        --measure=nats_per_token --measure=walk.nats_per_token \\
+        --measure=generated.perplexity --measure=generated.distinct_2
 
 Every idea is a change from `plain`, which differs from the paper's setting in its noise, there that
 of images, and in that its walk draws the token that it goes on from. `paper up to sigma 6.6` leaves
