@@ -120,8 +120,9 @@ def diagnose(
     num_blocks = task.partition.num_blocks
     steps = []
     for count in sorted({1, num_blocks, 2 * num_blocks, 4 * num_blocks, config.num_steps}):
-        other = Sampler(task, dataclasses.replace(config, num_steps=count))
         known = count == config.num_steps
+        fewer = dataclasses.replace(config, num_steps=count, levels=None)
+        other = sampler if known else Sampler(task, fewer)
         right = _accuracy(probabilities, label) if known else accuracy(other)
         cost = other.layer_evaluations
         steps.append({"num_steps": count, "accuracy": right, "layer_evaluations": cost})

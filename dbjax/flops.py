@@ -16,9 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxprs_in_params
 
-from dbjax.partition import sampling_grid
-from dbjax.sampling import SamplingConfig
-from dbjax.solvers import SOLVERS
+from dbjax.sampling import Sampler, SamplingConfig
 from dbjax.task import Batch, Task
 from dbjax.training import Trainer
 
@@ -67,19 +65,16 @@ def prediction_flops(task: Task, config: SamplingConfig, images: jax.ShapeDtypeS
         images: the shape of images that are classified together, [batch, height, width, channels].
             What does not depend on the images is shared out among them.
     """
-    grid = sampling_grid(task.partition, task.noise, config.num_steps, config.grid)
-    _, calls = SOLVERS[config.solver]
-    # A second call is made at the next level, so none at the end of the walk.
-    asked = [*grid.blocks, *(grid.blocks[1:] if calls == 2 else ())]
+    calls = Sampler(task, config).calls
     batch = images.shape[0]
     z = jax.eval_shape(lambda key: task.prior(key, batch), jax.random.key(0))
     level = jax.ShapeDtypeStruct((batch,), jnp.float32)
     denoise = functools.partial(task.denoise, guidance=config.guidance)
-    counted = {}
-    for block in set(asked):
+    counted = 0
+    for block, count in enumerate(calls):
         params = jax.eval_shape(lambda key, b=block: task.init(key, b), jax.random.key(0))
-        counted[block] = count_flops(denoise, params, z, level, images)
-    return sum(counted[block] for block in asked) / batch
+        counted += count * count_flops(denoise, params, z, level, images)
+    return counted / batch
 
 
 def _count(jaxpr: Any) -> int:

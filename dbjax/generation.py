@@ -20,9 +20,8 @@ from dbjax.categorical import draw, nucleus
 from dbjax.devices import to_device
 from dbjax.errors import require
 from dbjax.noise import NoiseProcess
-from dbjax.partition import sampling_grid
 from dbjax.sampling import SamplingConfig
-from dbjax.solvers import Solver
+from dbjax.solvers import SOLVERS, Solver
 from dbjax.task import Params
 from dbjax.writers import BlockWriter, PlainWriter, RecurrentWriter, Walk, Writer, walk_key
 
@@ -36,7 +35,7 @@ class GenerationConfig(SamplingConfig):
 
     Attributes:
         num_steps: of the walk to each token; twins, which make one, have no use for it.
-        solver: `euler` or `ancestral`.
+        solver: `euler`, `dpmpp_2m` or `ancestral`.
         temperature: of tokens that are drawn: after the last step, and in the walk where
             `autoregressive.bridge` is `draw`; 0 is the likeliest. At the lowest noise z already
             tells the token and neither this nor top_p changes much.
@@ -57,7 +56,8 @@ class GenerationConfig(SamplingConfig):
 
     def make_solver(self, noise: NoiseProcess) -> tuple[Solver, int]:
         solver, calls = super().make_solver(noise)
-        require(calls == 1, "sampling.solver", self.solver, "'euler' or 'ancestral'")
+        once = " or ".join(repr(name) for name, (_, calls) in SOLVERS.items() if calls == 1)
+        require(calls == 1, "sampling.solver", self.solver, once)
         return solver, calls
 
 
@@ -96,7 +96,7 @@ class Generator:
         """
         self._task, self._config = task, config
         solver, _ = config.make_solver(task.noise)
-        self.grid = sampling_grid(task.partition, task.noise, config.num_steps, config.grid)
+        self.grid = config.make_grid(task.partition, task.noise)
         walk = Walk(self.grid, solver, config.prior_scale, config.temperature, config.top_p)
         self._writer = _writer(task, walk)
         self.layer_evaluations = self._writer.layer_evaluations

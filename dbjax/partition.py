@@ -6,7 +6,7 @@ the host in float64: boundaries, training intervals and sampling grids are const
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -202,6 +202,29 @@ def sampling_grid(
         first, last = noise.sigma_max ** (1 / rho), noise.sigma_min ** (1 / rho)
         levels = (first + share * (last - first)) ** rho
         us = np.asarray(noise.u_of(levels))
+    return _with_blocks(partition, levels, us)
+
+
+def grid_at(partition: Partition, noise: NoiseProcess, levels: Sequence[float]) -> Grid:
+    """The grid of these levels.
+
+    Raises:
+        SettingError: if they do not fall from pure noise, or go beyond the range.
+    """
+    start, end = float(noise.level(0.0)), float(noise.level(1.0))
+    falling = bool(np.all(np.diff(levels) < 0))
+    require(
+        falling and bool(np.isclose(levels[0], start)) and levels[-1] >= end * (1 - _SAME_U),
+        "sampling.levels",
+        levels,
+        f"falling numbers, the first {start:g} and the last {end:g} or more",
+    )
+    return _with_blocks(partition, levels, np.asarray(noise.u_of(np.asarray(levels))))
+
+
+def _with_blocks(
+    partition: Partition, levels: Iterable[float], us: Float[np.ndarray, " steps"]
+) -> Grid:
     return Grid(
         levels=tuple(float(level) for level in levels),
         blocks=tuple(partition.block_of(float(u)) for u in us),

@@ -7,6 +7,7 @@ training.
 import abc
 import dataclasses
 import itertools
+import operator
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -17,9 +18,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from dbjax.devices import to_device
 from dbjax.errors import require
 from dbjax.noise import GaussianNoise, NoiseProcess
-from dbjax.partition import GRIDS, Grid, sampling_grid
-from dbjax.solvers import SOLVERS, Churn, Solver
+from dbjax.partition import GRIDS, Grid, Partition, grid_at, sampling_grid
+from dbjax.solvers import SOLVERS, Churn, Solver, Step, levels_of_walk
 from dbjax.task import Estimate, Params, Task
+
+ADAPTIVE = "adaptive"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,21 +31,41 @@ class WalkConfig(abc.ABC):
 
     Attributes:
         num_steps: points of the grid; the network is called at each.
-        grid: `even` in u, `left` (even, without the clean end) or `karras`.
+        grid: `even` in u, `left` (even, without the clean end), `karras`, or `adaptive`, steps that
+            all make about the same error: it is measured on trained blocks (`dbjax.adaptive`).
         solver: what a step does, by name.
         batch_size: samples drawn together.
+        levels: the points themselves, in place of what `grid` says.
     """
 
     num_steps: int = 50
     grid: str = "even"
     solver: str = "euler"
     batch_size: int = 256
+    levels: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        require(self.grid in GRIDS, "sampling.grid", self.grid, " or ".join(map(repr, GRIDS)))
+        grids = (*GRIDS, ADAPTIVE)
+        require(self.grid in grids, "sampling.grid", self.grid, " or ".join(map(repr, grids)))
         for field in ("num_steps", "batch_size"):
             value = getattr(self, field)
             require(value >= 1, f"sampling.{field}", value, "1 or more")
+        if self.levels is not None:
+            allowed = f"{self.num_steps}, which is sampling.num_steps"
+            count = len(self.levels)
+            require(count == self.num_steps, "number of sampling.levels", count, allowed)
+
+    def make_grid(self, partition: Partition, noise: NoiseProcess) -> Grid:
+        """The points of a walk, each with its block.
+
+        Raises:
+            SettingError: if they do not go with the noise, or are yet to be measured.
+        """
+        if self.levels is not None:
+            return grid_at(partition, noise, self.levels)
+        allowed = f"{' or '.join(map(repr, GRIDS))} where no trained blocks are measured"
+        require(self.grid != ADAPTIVE, "sampling.grid", self.grid, allowed)
+        return sampling_grid(partition, noise, self.num_steps, self.grid)
 
     @abc.abstractmethod
     def make_solver(self, noise: NoiseProcess) -> tuple[Solver, int]:
@@ -58,9 +81,10 @@ class SamplingConfig(WalkConfig):
     """The `sampling` section of a config with Gaussian noise.
 
     Attributes:
-        solver: `euler`, `heun` (two network calls a step but the last) or `ancestral` (draws noise
-            at each step but the last). Heun wants the Karras grid: over the even grid's first
-            step, nearly all of ln sigma, its average of two slopes is far off.
+        solver: `euler`, `heun` (two network calls a step but the last), `dpmpp_2m`
+            (DPM-Solver++(2M): second order with one call a step) or `ancestral` (draws noise at
+            each step but the last). Heun wants the Karras grid: over the even grid's first step,
+            nearly all of ln sigma, its average of two slopes is far off.
         guidance: scale of classifier-free guidance; 1 is none.
         prior_scale: standard deviation of the starting noise as a multiple of its own: 1 draws from
             the model; 0 starts from the mean, so that a deterministic solver's walk does not draw a
@@ -84,6 +108,9 @@ class SamplingConfig(WalkConfig):
         for field in scales:
             value = getattr(self, field)
             require(value >= 0, f"sampling.{field}", value, "0 or more")
+        # It remembers an estimate of z as it was before the noise was raised.
+        remembers = self.solver == "dpmpp_2m"
+        require(not (remembers and self.churn), "sampling.churn", self.churn, "0 with 'dpmpp_2m'")
 
     def make_solver(self, noise: NoiseProcess) -> tuple[Solver, int]:
         require(
@@ -133,6 +160,7 @@ class Sampler:
 
     Attributes:
         grid: levels visited and the block asked at each.
+        calls: of each block for one walk, guidance not counted.
         layer_evaluations: residual layers run for one sample, guidance counted.
         batch_size: samples that are meant to be drawn together.
     """
@@ -151,18 +179,23 @@ class Sampler:
         """
         self._task = task
         self._config = config
-        self._solver, self._calls = config.make_solver(task.noise)
+        self._solver, self._calls_of_step = config.make_solver(task.noise)
         self._guidance = self._prior_scale = 1.0
         if isinstance(config, SamplingConfig):
             self._guidance, self._prior_scale = config.guidance, config.prior_scale
-        whole = sampling_grid(task.partition, task.noise, config.num_steps, config.grid)
+        whole = config.make_grid(task.partition, task.noise)
         self.grid = _leave_out(whole, without)
         # Tokens are all masked also where a later block is the first.
         late = self.grid.levels[0] != whole.levels[0]
         self._starts_late = late and isinstance(task.noise, GaussianNoise)
         self.batch_size = config.batch_size
-        self.layer_evaluations = self._count_layers()
-        self._levels = jnp.asarray((*self.grid.levels, 0.0), jnp.float32)
+        # A second call is made at the next level, so none at the end of the walk.
+        asked = [*self.grid.blocks, *(self.grid.blocks[1:] if self._calls_of_step == 2 else ())]
+        layers = [len(own) for own in task.partition.layers]
+        self.calls = tuple(asked.count(block) for block in range(len(layers)))
+        passes = 1 if self._guidance == 1.0 else 2
+        self.layer_evaluations = passes * sum(map(operator.mul, self.calls, layers))
+        self._levels = levels_of_walk(self.grid.levels)
         self._walk = jax.jit(self._walk_blocks)
 
     def __call__(
@@ -189,14 +222,14 @@ class Sampler:
         start_key, step_key = jax.random.split(key)
         z = self._task.prior(start_key, num_samples) if start is None else start
         if self._starts_late:
-            levels = jnp.broadcast_to(self._levels[0], z.shape[:1])
+            levels = jnp.broadcast_to(self._levels.here[0], z.shape[:1])
             z = self._task.noise.corrupt(start_key, jnp.zeros_like(z), levels)
         if self._prior_scale != 1.0:
             z = self._prior_scale * z
         owners = self.grid.blocks
         # Shapes only: weights that wait on the host cannot be combined with z.
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), blocks[owners[0]])
-        shapes = jax.eval_shape(self._denoise, params, z, self._levels[0], condition)
+        shapes = jax.eval_shape(self._denoise, params, z, self._levels.here[0], condition)
         estimate = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         path = None
         if record:
@@ -206,7 +239,7 @@ class Sampler:
         # Bound to the device as the weights are: for unbound arrays jit would compile once more.
         walk = to_device(Samples(z, estimate, path))
         # Only a second call, at the end of a step, can need the next block.
-        following = (*owners[1:], owners[-1]) if self._calls == 2 else owners
+        following = (*owners[1:], owners[-1]) if self._calls_of_step == 2 else owners
         position = 0
         for (first, second), steps in itertools.groupby(zip(owners, following, strict=True)):
             stop = position + len(list(steps))
@@ -238,28 +271,21 @@ class Sampler:
         """Steps start..stop-1 of the grid, all owned by one pair of blocks."""
 
         def step(i: Array, walk: Samples) -> Samples:
-            z, _, path = walk
-            new, estimate = self._solver(
-                lambda z, level: self._denoise(here, z, level, condition),
-                lambda z, level: self._denoise(there, z, level, condition),
-                z,
-                self._levels[i],
-                self._levels[i + 1],
-                jax.random.fold_in(key, i),
+            z, before, path = walk
+            of_step = Step(
+                here=lambda z, level: self._denoise(here, z, level, condition),
+                there=lambda z, level: self._denoise(there, z, level, condition),
+                z=z,
+                levels=jax.tree.map(lambda levels: levels[i], self._levels),
+                before=before.clean,
+                key=jax.random.fold_in(key, i),
             )
+            new, estimate = self._solver(of_step)
             if path is not None:
                 path = jax.tree.map(lambda rows, x: rows.at[i].set(x), path, _point(z, estimate))
             return Samples(new, estimate, path)
 
         return jax.lax.fori_loop(start, stop, step, walk)
-
-    def _count_layers(self) -> int:
-        layers = [len(own) for own in self._task.partition.layers]
-        calls = list(self.grid.blocks)
-        if self._calls == 2:
-            calls += self.grid.blocks[1:]
-        passes = 1 if self._guidance == 1.0 else 2
-        return passes * sum(layers[b] for b in calls)
 
 
 def _point(z: Array, estimate: Estimate) -> Trajectory:

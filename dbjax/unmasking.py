@@ -4,13 +4,13 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array
 
 from dbjax.categorical import draw, nucleus
 from dbjax.errors import require
 from dbjax.noise import MASKED, MaskingNoise, NoiseProcess
 from dbjax.sampling import WalkConfig
-from dbjax.solvers import Denoiser, Solver
+from dbjax.solvers import Solver, Step
 from dbjax.task import Estimate
 
 SOLVERS = ("ancestral", "mean")
@@ -72,24 +72,16 @@ class Unmask:
     temperature: float = 1.0
     top_p: float = 1.0
 
-    def __call__(
-        self,
-        here: Denoiser,
-        there: Denoiser,
-        z: Array,
-        level: Float[Array, ""],
-        next_level: Float[Array, ""],
-        key: PRNGKeyArray,
-    ) -> tuple[Array, Estimate]:
-        del there
-        estimate = here(z, level)
+    def __call__(self, step: Step) -> tuple[Array, Estimate]:
+        z, (_, here, there) = step.z, step.levels
+        estimate = step.here(z, here)
         assert estimate.logits is not None
-        u, next_u = self.noise.u_of(level), self.noise.u_of(next_level)
+        u, next_u = self.noise.u_of(here), self.noise.u_of(there)
         # At the clean end itself, where all has been revealed, r is 0 / 0.
-        reveal = jnp.where(next_level > 0, (next_u - u) / jnp.maximum(1 - u, 1e-6), 1.0)
+        reveal = jnp.where(there > 0, (next_u - u) / jnp.maximum(1 - u, 1e-6), 1.0)
         reveal = jnp.clip(reveal, 0.0, 1.0)
         logits = nucleus(estimate.logits.astype(jnp.float32), self.top_p)
-        token_key, reveal_key = jax.random.split(key)
+        token_key, reveal_key = jax.random.split(step.key)
         if self.twice or self.temperature == 0:
             token = draw(token_key, logits, self.temperature)
             shown = jax.random.uniform(reveal_key, z.shape) < reveal

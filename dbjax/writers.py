@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from dbjax.autoregressive import AutoregressiveTask, NextTokenTask, RecurrentTask
 from dbjax.families.ar_lm import Caches, shifted
 from dbjax.partition import Grid
-from dbjax.solvers import Solver
+from dbjax.solvers import Levels, Solver, Step, levels_of_walk
 from dbjax.task import Estimate, Params
 
 NOISE = 2**31 - 1
@@ -80,24 +80,26 @@ class Walk:
 
     def start(
         self, task: AutoregressiveTask, batch: int, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "batch width"], Array]:
-        """z at the first level, and keys [steps, 2]: of each step's bridge, and of its solver."""
+    ) -> tuple[Float[Array, "batch width"], Estimate, Array]:
+        """z at the first level, an estimate that says nothing, and keys [steps, 2]: of each step's
+        bridge, and of its solver."""
         keys = jax.random.split(key, 1 + 2 * len(self.grid.levels))
         z = self.prior_scale * task.noise.prior(keys[0], (batch, task.network.width))
-        return z, keys[1:].reshape(-1, 2)
+        nothing = Estimate(jnp.zeros_like(z), jnp.zeros((batch, task.network.vocabulary)))
+        return z, nothing, keys[1:].reshape(-1, 2)
 
     def step(
         self,
         task: AutoregressiveTask,
         params: Params,
         z: Float[Array, "batch width"],
+        before: Estimate,
         hidden: Float[Array, "batch width"],
-        level: Float[Array, ""],
-        following: Float[Array, ""],
+        levels: Levels,
         keys: Array,
-    ) -> tuple[Float[Array, "batch width"], Float[Array, "batch vocabulary"]]:
-        """z at the following level, and the logits that the network's output stands for."""
-        sigma = level.reshape(1, 1)
+    ) -> tuple[Float[Array, "batch width"], Estimate]:
+        """z at the next level, and the estimate that the network's output stands for."""
+        sigma = levels.here.reshape(1, 1)
         logits = task.read(params, z[:, None], sigma, hidden[:, None])[:, 0]
         clean = task.bridge(params, logits, keys[0], temperature=self.temperature, top_p=self.top_p)
         estimate = Estimate(clean, logits)
@@ -105,17 +107,12 @@ class Walk:
         def known(z: Array, level: Array) -> Estimate:
             return estimate
 
-        z, _ = self.solver(known, known, z, level, following, keys[1])
-        return z, logits
+        return self.solver(Step(known, known, z, levels, before.clean, keys[1]))
 
     @property
-    def levels(self) -> Float[Array, " steps"]:
-        return jnp.asarray(self.grid.levels, jnp.float32)
-
-    @property
-    def following(self) -> Float[Array, " steps"]:
-        """The level that each step ends at."""
-        return jnp.asarray((*self.grid.levels[1:], 0.0), jnp.float32)
+    def levels(self) -> Levels:
+        """Around each step."""
+        return levels_of_walk(self.grid.levels)
 
 
 def walk_key(key: PRNGKeyArray, position: Int[Array, ""]) -> tuple[PRNGKeyArray, PRNGKeyArray]:
@@ -185,11 +182,10 @@ class BlockWriter:
         key: PRNGKeyArray,
     ) -> tuple[Float[Array, "batch vocabulary"], dict[int, Caches]]:
         task, walk, asked = self._task, self._walk, self._walk.grid.blocks
-        z, keys = walk.start(task, len(before), walk_key(key, position)[0])
-        logits = jnp.zeros(())
+        z, estimate, keys = walk.start(task, len(before), walk_key(key, position)[0])
         for i, block in enumerate(asked):
-            level, following = walk.levels[i], walk.following[i]
-            c = task.noise.precondition(level)
+            levels = jax.tree.map(lambda each, i=i: each[i], walk.levels)
+            c = task.noise.precondition(levels.here)
             hidden, cache = task.network.step(
                 params[block],
                 caches[block],
@@ -201,8 +197,9 @@ class BlockWriter:
                 first=block not in asked[:i],
             )
             caches = {**caches, block: cache}
-            z, logits = walk.step(task, params[block], z, hidden, level, following, keys[i])
-        return logits, caches
+            z, estimate = walk.step(task, params[block], z, estimate, hidden, levels, keys[i])
+        assert estimate.logits is not None
+        return estimate.logits, caches
 
 
 class RecurrentCaches(NamedTuple):
@@ -249,7 +246,7 @@ class RecurrentWriter:
             z, nothing = rows + level * noise, (empty.core, empty.coda)
             return self._denoise(block, z, level, read, positions, nothing)[1]
 
-        levels = jax.lax.map(at, self._walk.levels)
+        levels = jax.lax.map(at, self._walk.levels.here)
         nothing = jnp.zeros((batch, 1, network.width))
         return RecurrentCaches(prelude, levels, jnp.concatenate([nothing, read], axis=1)[:, -1:])
 
@@ -268,19 +265,19 @@ class RecurrentWriter:
         positions = position + jnp.array([-1, 0])
         row = task.targets(block).rows(before)
         noise = slot_noise(key, positions[0], row.shape)
-        z, keys = walk.start(task, len(before), walk_key(key, position)[0])
+        z, nothing, keys = walk.start(task, len(before), walk_key(key, position)[0])
 
         def step(carry: Any, of_level: Any) -> tuple[Any, tuple[Caches, Caches]]:
-            z, _ = carry
-            level, following, keys, cache = of_level
-            slots = jnp.stack([row + level * noise, z], axis=1)
-            hidden, cache = self._denoise(block, slots, level, both, positions, cache)
-            return walk.step(task, block, z, hidden[:, 1], level, following, keys), cache
+            z, estimate = carry
+            levels, keys, cache = of_level
+            slots = jnp.stack([row + levels.here * noise, z], axis=1)
+            hidden, cache = self._denoise(block, slots, levels.here, both, positions, cache)
+            return walk.step(task, block, z, estimate, hidden[:, 1], levels, keys), cache
 
-        logits = jnp.zeros((len(before), network.vocabulary))
-        along = (walk.levels, walk.following, keys, caches.levels)
-        (_, logits), levels = jax.lax.scan(step, (z, logits), along)
-        return logits, RecurrentCaches(prelude, levels, read)
+        along = (walk.levels, keys, caches.levels)
+        (_, estimate), levels = jax.lax.scan(step, (z, nothing), along)
+        assert estimate.logits is not None
+        return estimate.logits, RecurrentCaches(prelude, levels, read)
 
     def _denoise(
         self,

@@ -18,6 +18,7 @@ import jax
 from ml_collections import ConfigDict
 
 from dbjax import session
+from dbjax.adaptive import adapt
 from dbjax.build import Setup, build
 from dbjax.catalogue import GENERATIVE, TEXT
 from dbjax.classification import LabelDenoiser
@@ -116,6 +117,8 @@ def evaluate(
         elif family in TEXT:
             found = text_quality(setup, model, num_samples or NUM_TEXTS, out)
         else:
+            sampling = adapt(task, model.blocks, setup.sampling)
+            setup = dataclasses.replace(setup, sampling=sampling)
             found = image_quality(setup, model, num_samples or setup.dataset.info.size, out)
         # The loss of a classifier that does not walk knows no noise.
         if not quality_only:

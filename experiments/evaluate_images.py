@@ -54,6 +54,8 @@ def image_quality(setup: Setup, model: session.Model, count: int, path: Path) ->
     scale = info.max_value or 1.0
     results: dict[str, Any] = {
         "num_samples": count,
+        "calls_of_blocks": sampler.calls,
+        f"walk_{setup.task.noise.level_name}": sampler.grid.levels,
         "frechet_distance": frechet_distance(
             GaussianStatistics.from_features(pixel_features(samples / scale)),
             _statistics(setup, scale),

@@ -9,6 +9,7 @@ Autoregressive models continue a prompt, and the first text is shown as it is wr
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dbjax import session
+from dbjax.adaptive import adapt
 from dbjax.build import Setup, build
 from dbjax.catalogue import GENERATIVE, TEXT
 from dbjax.errors import require
@@ -99,11 +101,14 @@ def _draw(args: argparse.Namespace, setup: Setup) -> None:
     elif info.num_classes:
         label = np.arange(count, dtype=np.int32) % info.num_classes
     model = session.load(setup.trainer, args.workdir, shared=setup.placement.interface == "shared")
+    sampling = adapt(setup.task, model.blocks, setup.sampling)
+    setup = dataclasses.replace(setup, sampling=sampling)
+    sampler = Sampler(setup.task, sampling)
     with tqdm(total=count, desc="sample", unit="sample") as bar:
         samples = model.sample(
             count,
             label=label,
-            sampler=Sampler(setup.task, setup.sampling),
+            sampler=sampler,
             seed=args.seed,
             progress=bar.update,
         )
@@ -114,7 +119,8 @@ def _draw(args: argparse.Namespace, setup: Setup) -> None:
     np.savez_compressed(folder / f"{args.name}.npz", **arrays)
     draw_samples(samples, label, info, folder / f"{args.name}.png")
     draw_walk(model, setup, folder / f"{args.name}_path.png", label, args.seed)
-    print(f"{folder / args.name}.png, .npz and _path.png")
+    calls = " + ".join(map(str, sampler.calls))
+    print(f"{folder / args.name}.png, .npz and _path.png; calls of each block: {calls}")
 
 
 def draw_walk(

@@ -9,12 +9,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from dbjax.adaptive import check_adaptive
 from dbjax.build import build, complete, read_settings, task_and_trainer
 from dbjax.catalogue import GENERATIVE, TEXT
 from dbjax.config import config_differences, config_to_json, load_config
 from dbjax.data import load_dataset
 from dbjax.errors import SettingError, require
-from dbjax.sampling import Sampler
+from dbjax.sampling import ADAPTIVE, Sampler
 from dbjax.sweeps import Point as Given
 from dbjax.workdir import check_claim
 from experiments.many_runs import check_names, check_seeds, check_steps, seeded, slug
@@ -236,7 +237,10 @@ def _check(config: ConfigDict, infos: dict[str, Any]) -> None:
     if key not in infos:
         infos[key] = load_dataset(settings.data).info
     task, _ = task_and_trainer(settings, infos[key])
-    Sampler(task, settings.sampling)
+    if settings.sampling.grid == ADAPTIVE and kind_of(config.family) == "draws":
+        check_adaptive(task, settings.sampling)
+    else:
+        Sampler(task, settings.sampling)
 
 
 def _check_together(points: Sequence[Point]) -> None:

@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "exchange": {"training"},
     "solvers": {"task"},
     "sampling": {"devices", "errors", "noise", "partition", "solvers", "task"},
+    "adaptive": {"errors", "keys", "noise", "partition", "sampling", "solvers", "task"},
     "placement": {"devices", "errors", "exchange", "keys", "placement", "task", "training"},
     "optimizer": {"errors"},
     "loop": {"training"},

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float
 
+from dbjax.adaptive import adapt
 from dbjax.errors import SettingError
 from dbjax.noise import LogNormalNoise, MaskingNoise
 from dbjax.partition import Partition, PartitionConfig, make_partition
 from dbjax.sampling import Sampler, SamplingConfig
-from dbjax.solvers import Churn, Solver, euler
+from dbjax.solvers import Churn, Levels, Solver, Step, euler
 from dbjax.task import DenoisingTask, Estimate
 from dbjax.unmasking import UnmaskingConfig
 from tests.helpers import TaskStub, toy_task
@@ -113,6 +114,8 @@ SETTINGS = [
     SamplingConfig(num_steps=300, grid="karras", churn=5.0, churn_min=0.01, churn_max=50.0),
     SamplingConfig(num_steps=60, grid="karras", solver="heun", churn=20.0),
     SamplingConfig(num_steps=300, grid="karras", solver="ancestral"),
+    SamplingConfig(num_steps=60, grid="karras", solver="dpmpp_2m"),
+    SamplingConfig(num_steps=30, grid="adaptive", solver="dpmpp_2m"),
 ]
 
 
@@ -132,6 +135,7 @@ def test_samples_have_the_mean_and_covariance_of_the_data(
 ) -> None:
     n = 10_000
     task = make(slack=0.5 if config.churn else 0.0)
+    config = adapt(task, task.blocks(), config)
     samples = np.asarray(Sampler(task, config)(task.blocks(), key, n).clean, np.float64)
     mean, covariance = task.moments()
     # Five standard errors, and for the covariance what the solver is allowed.
@@ -147,6 +151,7 @@ def test_samples_have_the_mean_and_covariance_of_the_data(
 def flow_error(config: SamplingConfig, noise: LogNormalNoise, key: jax.Array) -> float:
     """Root mean square distance from the exact flow, when sigma_min is reached."""
     task = gaussian(noise=noise)
+    config = adapt(task, task.blocks(), config)
     path = Sampler(task, config)(task.blocks(), key, 64, record=True).path
     assert path is not None
     expected = exact_flow(task, np.asarray(path.z[0], np.float64))
@@ -154,9 +159,11 @@ def flow_error(config: SamplingConfig, noise: LogNormalNoise, key: jax.Array) ->
 
 
 @pytest.mark.parametrize(
-    ("grid", "noise"), [("even", NARROW), ("karras", WIDE)], ids=["even", "karras"]
+    ("grid", "noise"),
+    [("even", NARROW), ("karras", WIDE), ("adaptive", WIDE)],
+    ids=["even", "karras", "adaptive"],
 )
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1.0), ("heun", 2.0)])
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1.0), ("heun", 2.0), ("dpmpp_2m", 2.0)])
 def test_order_of_convergence(
     solver: str, order: float, grid: str, noise: LogNormalNoise, key: jax.Array
 ) -> None:
@@ -182,6 +189,20 @@ def test_one_euler_step_moves_to_the_estimate() -> None:
     np.testing.assert_allclose(
         path.z[1], keep * path.z[0] + (1 - keep) * path.clean[0], rtol=1e-4, atol=1e-5
     )
+
+
+def test_dpmpp_2m_leads_the_estimate_on_also_where_another_block_made_the_last() -> None:
+    task = gaussian()
+    sampler = Sampler(task, SamplingConfig(8, "karras", "dpmpp_2m"))
+    path = sampler(task.blocks(), jax.random.key(1), 4, record=True).path
+    assert path is not None
+    assert len(set(sampler.grid.blocks)) == 3
+    levels, (z, clean) = np.array(sampler.grid.levels), (np.asarray(x, "f8") for x in path[:2])
+    keep, lengths = levels[1:] / levels[:-1], -np.diff(np.log(levels))
+    led = clean[:-1].copy()
+    led[1:] += np.diff(clean[:-1], axis=0) * (lengths[1:] / lengths[:-1] / 2)[:, None, None]
+    keep = keep[:, None, None]
+    np.testing.assert_allclose(z[1:], keep * z[:-1] + (1 - keep) * led, rtol=1e-4, atol=1e-5)
 
 
 def test_the_last_estimate_is_the_sample(key: jax.Array) -> None:
@@ -225,7 +246,7 @@ def check_calls(calls: list[tuple[int, float]], expected: list[tuple[int, float]
     np.testing.assert_allclose([c[1] for c in calls], [e[1] for e in expected], rtol=1e-5)
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("solver", ["euler", "heun", "dpmpp_2m"])
 def test_one_step_is_one_estimate_of_pure_noise(solver: str, key: jax.Array) -> None:
     task = Recorder()
     sampler = Sampler(task, SamplingConfig(num_steps=1, solver=solver))
@@ -235,10 +256,15 @@ def test_one_step_is_one_estimate_of_pure_noise(solver: str, key: jax.Array) -> 
     np.testing.assert_allclose(clean, 0.9 * path.z[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("grid", ["even", "karras"])
-def test_each_level_asks_the_block_that_owns_it(grid: str, key: jax.Array) -> None:
+@pytest.mark.parametrize(
+    ("grid", "solver"), [("even", "euler"), ("karras", "dpmpp_2m"), ("adaptive", "dpmpp_2m")]
+)
+def test_each_level_asks_the_block_that_owns_it(grid: str, solver: str, key: jax.Array) -> None:
     task = Recorder()
-    sampler = Sampler(task, SamplingConfig(num_steps=10, grid=grid))
+    config = adapt(task, task.blocks(), SamplingConfig(num_steps=10, grid=grid, solver=solver))
+    jax.effects_barrier()
+    task.calls.clear()
+    sampler = Sampler(task, config)
     sampler(task.blocks(), key, 4)
     check_calls(task.calls, list(zip(sampler.grid.blocks, sampler.grid.levels, strict=True)))
 
@@ -290,7 +316,8 @@ def test_churn_leaves_levels_outside_its_range_alone(key: jax.Array) -> None:
         return Estimate(0.9 * z)
 
     def step(solver: Solver, level: Array) -> Array:
-        return solver(denoiser, denoiser, jnp.ones((1, 2)), level, level / 2, key)[0]
+        z, levels = jnp.ones((1, 2)), Levels(jnp.float32(jnp.inf), level, level / 2)
+        return solver(Step(denoiser, denoiser, z, levels, z, key))[0]
 
     levels = jnp.geomspace(0.002, 80, 500)
     churned, plain = (
@@ -420,19 +447,42 @@ def test_a_solver_goes_with_its_noise() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"grid": "linear"}, "sampling.grid is 'linear'; allowed: 'even' or 'left' or 'karras'"),
-        ({"solver": "rk4"}, "sampling.solver is 'rk4'; allowed: 'euler' or 'heun' or 'ancestral'"),
+        (
+            {"grid": "linear"},
+            "sampling.grid is 'linear'; allowed: 'even' or 'left' or 'karras' or 'adaptive'",
+        ),
+        (
+            {"solver": "rk4"},
+            "sampling.solver is 'rk4'; allowed: 'euler' or 'heun' or 'dpmpp_2m' or 'ancestral'",
+        ),
         ({"num_steps": 0}, "sampling.num_steps is 0; allowed: 1 or more"),
         ({"batch_size": 0}, "sampling.batch_size is 0; allowed: 1 or more"),
         ({"guidance": -1.0}, "sampling.guidance is -1.0; allowed: 0 or more"),
         ({"prior_scale": -1.0}, "sampling.prior_scale is -1.0; allowed: 0 or more"),
         ({"churn": -1.0}, "sampling.churn is -1.0; allowed: 0 or more"),
+        (
+            {"churn": 1.0, "solver": "dpmpp_2m"},
+            "sampling.churn is 1.0; allowed: 0 with 'dpmpp_2m'",
+        ),
+        (
+            {"levels": (80.0, 1.0)},
+            "number of sampling.levels is 2; allowed: 50, which is sampling.num_steps",
+        ),
     ],
 )
 def test_refusals(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SettingError) as error:
         SamplingConfig(**settings)
     assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize("levels", [(80.0, 1.0, 1.0), (70.0, 1.0, 0.01), (80.0, 1.0, 0.001)])
+def test_levels_that_are_given_lie_in_the_range(levels: tuple[float, ...]) -> None:
+    allowed = "falling numbers, the first 80 and the last 0.002 or more"
+    with pytest.raises(SettingError) as error:
+        Sampler(gaussian(), SamplingConfig(3, levels=levels))
+    assert str(error.value) == f"sampling.levels is {levels}; allowed: {allowed}"
+    assert Sampler(gaussian(), SamplingConfig(3, levels=(80.0, 0.3, 0.01))).grid.blocks == (0, 1, 2)
 
 
 def test_blocks_can_be_left_out() -> None:
