@@ -7,6 +7,7 @@
 From a config instead: `load_config`, `build`, then `run`.
 """
 
+from dbjax.adaptive import adapt
 from dbjax.build import build
 from dbjax.config import load_config
 from dbjax.errors import SettingError
@@ -36,6 +37,7 @@ __all__ = [
     "SamplingConfig",
     "SettingError",
     "Trainer",
+    "adapt",
     "build",
     "fit",
     "load",

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from dbjax.monitor import read_journal
-from dbjax.sweeps import chain, product, sweep
+from dbjax.sweeps import product, sweep
 from experiments import evaluate, sweep_run, train
 from experiments import sweep as program
 from experiments.report_runs import read_run
@@ -31,7 +31,7 @@ BRIEF = [
     "--config.sampling.num_steps=10",
     "--num_samples=16",
 ]
-SAMPLED = chain([{}], sweep("sampling.num_steps", (2,)))
+SAMPLED = [{}, {"sampling.num_steps": 4, "sampling.grid": "adaptive"}]
 ONE_RUN, TWO_RUNS = (
     product(sweep("partition.num_blocks", blocks), SAMPLED) for blocks in ((1,), (1, 2))
 )
@@ -64,7 +64,7 @@ def test_what_it_starts_are_the_ordinary_programs(tmp_path, monkeypatch, quick_c
     rows = rows_of(tmp_path)
     assert [row["status"] for row in rows] == ["done"] * 2
     layers = [row["values"]["layer_evaluations_per_sample"]["mean"] for row in rows]
-    assert layers == [2 * 10, 2 * 2]
+    assert layers == [2 * 10, 2 * 4]
     distances = [row["values"]["frechet_distance"]["mean"] for row in rows]
     assert distances[0] != distances[1]
     assert {row["values"]["train_bytes.total"]["mean"] for row in rows} == {2**20}
