@@ -22,7 +22,7 @@ from dbjax.masked_text import Revealing
 from dbjax.metrics.classification import Reliability, reliability
 from dbjax.monitor import read_journal
 from dbjax.noise import NoiseProcess
-from dbjax.partition import Grid, Partition, make_partition, sampling_grid
+from dbjax.partition import Grid, Partition, grid_at, make_partition
 from dbjax.refined_text import Refining
 from dbjax.workdir import read_config
 
@@ -203,6 +203,9 @@ def read_run(folder: Path) -> Run:
     noise, sampling = settings.noise, settings.sampling
     partition = make_partition(settings.partition, noise, sum(evaluation["layers"]))
     blocks = partition.num_blocks
+    # A grid that was measured on the blocks is known from the evaluation alone.
+    walked = evaluation.get(f"walk_{noise.level_name}")
+    grid = grid_at(partition, noise, walked) if walked else sampling.make_grid(partition, noise)
     facts: dict[str, Any] = {
         "folder": folder,
         "name": "end to end" if blocks == 1 else f"{blocks} blocks",
@@ -211,7 +214,7 @@ def read_run(folder: Path) -> Run:
         "journal": read_journal(folder),
         "noise": noise,
         "partition": partition,
-        "grid": sampling_grid(partition, noise, sampling.num_steps, sampling.grid),
+        "grid": grid,
     }
     if config.family in TEXT:
         shown = json.loads((folder / "samples" / "shown.json").read_text())

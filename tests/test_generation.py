@@ -94,7 +94,7 @@ def written_without_caches(
     for i in np.flatnonzero((known == GIVEN_NOT).any(axis=0)):
         walk_key, token_key = jax.random.split(jax.random.fold_in(key, int(i)))
         keys = jax.random.split(walk_key, 1 + 2 * len(grid.levels))
-        z = task.noise.prior(keys[0], (len(text), task.network.width))
+        z = before = task.noise.prior(keys[0], (len(text), task.network.width))
         for k, (level, block) in enumerate(zip(grid.levels, grid.blocks, strict=True)):
             every = others(task, text, level, key).at[:, i].set(z)
             sigma = jnp.full((1, 1), level)
@@ -103,8 +103,11 @@ def written_without_caches(
                 blocks[block], logits, keys[2 * k + 1], temperature=config.temperature,
                 top_p=config.top_p,
             )  # fmt: skip
-            keep = (*grid.levels, 0.0)[k + 1] / level
-            z = keep * z + (1 - keep) * clean
+            keep, led = (*grid.levels, 0.0)[k + 1] / level, clean
+            if config.solver == "dpmpp_2m" and keep > 0 and k > 0:
+                lengths = -np.log([keep, level / grid.levels[k - 1]])
+                led = clean + (clean - before) * lengths[0] / lengths[1] / 2
+            z, before = keep * z + (1 - keep) * led, clean
         found = draw(token_key, nucleus(logits, config.top_p), config.temperature)
         text[:, i] = np.where(known[:, i] == GIVEN_NOT, found, known[:, i])
     return text
@@ -131,7 +134,7 @@ def others(task: AutoregressiveTask, text: np.ndarray, level: float, key: jax.Ar
         (
             2,
             {"bridge": "soft", "readout": "tied", "readout_scale": 1.0},
-            {"num_steps": 3, "temperature": 1.0},
+            {"num_steps": 4, "temperature": 1.0, "solver": "dpmpp_2m"},
         ),
         (3, {"context": "cleaner", "start": "text"}, {"num_steps": 3, "temperature": 1.0}),
     ],

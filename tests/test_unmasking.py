@@ -154,7 +154,10 @@ def test_rare_tokens_are_drawn(key):
         ({"temperature": -1.0}, "sampling.temperature is -1.0; allowed: 0 or more"),
         ({"top_p": 0.0}, "sampling.top_p is 0.0; allowed: a number in (0, 1]"),
         ({"num_steps": 0}, "sampling.num_steps is 0; allowed: 1 or more"),
-        ({"grid": "cosine"}, "sampling.grid is 'cosine'; allowed: 'even' or 'left' or 'karras'"),
+        (
+            {"grid": "cosine"},
+            "sampling.grid is 'cosine'; allowed: 'even' or 'left' or 'karras' or 'adaptive'",
+        ),
     ],
 )
 def test_refusals(settings, sentence):
