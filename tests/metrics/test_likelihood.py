@@ -79,22 +79,22 @@ def test_the_bound_is_the_entropy_where_the_posterior_is_known(tokens, num_block
 def test_each_block_answers_for_its_levels(tokens):
     """A wrong block costs where it is asked; at pure noise only the first one's fault shows."""
     task, wrong = task_of(2), {"chances": TRUE["chances"][::-1]}
-    right = walk_bound(task, {0: TRUE, 1: TRUE}, tokens)
+    right = walk_bound(task, {0: TRUE, 1: TRUE}, tokens, batch_size=500)
     for b in range(2):
         blocks = {0: TRUE, 1: TRUE, b: wrong}
-        found = walk_bound(task, blocks, tokens)
+        found = walk_bound(task, blocks, tokens, batch_size=500)
         worse = [
             new["nats_per_token"] > old["nats_per_token"] + 0.05
             for new, old in zip(found["by_block"], right["by_block"], strict=True)
         ]
         assert worse == [b == 0, b == 1]
-        at_noise = next_token_entropy(task, blocks, tokens)["nats_per_token"]
+        at_noise = next_token_entropy(task, blocks, tokens, batch_size=500)["nats_per_token"]
         assert (at_noise > right["nats_per_token"] + 0.3) == (b == 0)
 
 
 def test_what_does_not_look_at_z_is_told_nothing(tokens):
     """Without Bayes' rule in the read-out, all that is known is the chances, and z is no help."""
-    found = walk_bound(task_of(1, readout="head"), {0: TRUE}, tokens)
+    found = walk_bound(task_of(1, readout="head"), {0: TRUE}, tokens, batch_size=500)
     assert found["read_out"] == pytest.approx(float(-np.log(CHANCES[tokens]).mean()), rel=0.01)
     assert found["nats_per_token"] > 10
 
@@ -108,11 +108,12 @@ def test_a_bridge_that_draws_from_the_posterior_writes_what_is_likely(key, num_s
 
     @jax.jit
     def written(key: Array) -> Array:
-        z, keys = walk.start(task, size, key)
-        hidden, logits = jnp.zeros((size, WIDTH)), jnp.zeros((size, VOCABULARY))
-        for level, following, of_step in zip(walk.levels, walk.following, keys, strict=True):
-            z, logits = walk.step(task, TRUE, z, hidden, level, following, of_step)
-        return draw(jax.random.fold_in(key, 1), logits, 1.0)
+        z, estimate, keys = walk.start(task, size, key)
+        hidden = jnp.zeros((size, WIDTH))
+        for i in range(num_steps):
+            levels = jax.tree.map(lambda each, i=i: each[i], walk.levels)
+            z, estimate = walk.step(task, TRUE, z, estimate, hidden, levels, keys[i])
+        return draw(jax.random.fold_in(key, 1), estimate.logits, 1.0)
 
     shares = np.bincount(written(key), minlength=VOCABULARY) / size
     np.testing.assert_allclose(shares, CHANCES, atol=0.015)
