@@ -106,6 +106,9 @@ class Monitor:
         self._losses: dict[int, float] = {}
         # (time, examples so far) of the latest chunks: speed is what lies between first and last.
         self._progress: deque[tuple[float, int]] = deque(maxlen=20)
+        # In notebooks the bar is a widget, which finds its own width.
+        in_notebook = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
+        bar = "{bar}" if in_notebook else "{bar:20}"
         self._bar = tqdm(
             desc=title,
             total=target * len(steps),
@@ -114,7 +117,7 @@ class Monitor:
             disable=not show,
             smoothing=0.1,
             dynamic_ncols=True,
-            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} block steps "
+            bar_format=f"{{desc}} {{percentage:3.0f}}%|{bar}| {{n_fmt}}/{{total_fmt}} block steps "
             "[{elapsed}<{remaining}{postfix}]",
         )
 
