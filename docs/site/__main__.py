@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from docs.site import configs, programs, reference, results, sources
+from docs.site import configs, notebooks, programs, reference, results, sources
 from docs.site.check import problems
 from docs.site.studies import read_studies
 from docs.site.text import ROOT
@@ -56,6 +56,7 @@ def all_pages() -> dict[str, str]:
     studies = read_studies(ROOT / "results")
     pages = {
         **sources.pages(),
+        **notebooks.pages(),
         "programs.md": programs.page(),
         **configs.pages(studies),
         **reference.pages(),
@@ -83,6 +84,7 @@ def navigation(pages: Mapping[str, str]) -> list[Any]:
         {"Method": "method.md"},
         {"Architecture": "architecture.md"},
         {"Guides": ["guides/index.md", *(entry(f"guides/{name}.md") for name in sources.guides())]},
+        {"Notebooks": [entry(f"notebooks/{name}.md") for name in notebooks.notebooks()]},
         {"Programs": "programs.md"},
         {"Configs": [
             "configs/index.md",

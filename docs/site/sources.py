@@ -19,6 +19,7 @@ FOLDERS = {
     "docs/guides": "guides/index.md",
     "results": "results/index.md",
     "configs": "configs/index.md",
+    "notebooks": "guides/notebooks.md",
 }
 FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!\w+:)([^)\s#]+)(#[^)\s]*)?\)")
@@ -109,6 +110,8 @@ def place(path: str) -> str:
     stem, _, ending = name.partition(".")
     if path.startswith("docs/") and (ending == "md" or folder == "docs/images"):
         return path.removeprefix("docs/")
+    if folder == "notebooks" and ending == "ipynb":
+        return f"notebooks/{stem}.md"
     if folder == "results" and ending == "json":
         return f"results/{stem}.md"
     if path.startswith("configs/") and (ROOT / path).is_file():

@@ -36,6 +36,8 @@ def test_guides_configs_programs_and_results_are_all_there(pages, listed):
         assert f"guides/{guide.name}" in listed
     for result in (ROOT / "results").glob("*.json"):
         assert f"results/{result.stem}.md" in listed
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        assert f"notebooks/{notebook.stem}.md" in listed
     for file in (ROOT / "configs").rglob("*.py"):
         page, anchor = configs.config_place(file.relative_to(ROOT).as_posix())
         assert page in listed
@@ -62,6 +64,7 @@ def test_links_of_files_become_links_of_pages():
     assert sources.place("docs/guides/data.md") == "guides/data.md"
     assert sources.place("docs/guides") == "guides/index.md"
     assert sources.place("results/demo_digits.json") == "results/demo_digits.md"
+    assert sources.place("notebooks/04_text.ipynb") == "notebooks/04_text.md"
     assert sources.place("configs/dit_digits.py") == "configs/images.md#dit_digits"
     assert sources.place("experiments/train.py") == "programs.md#train"
     assert sources.place("LICENSE") == "files/LICENSE.md"
