@@ -34,14 +34,10 @@ def context(kind: str) -> Point:
 
 
 def get_sweep() -> list[Point]:
-    ends: list[Point] = [
-        {"name": "twin", "config": TWIN},
-        {"name": "plain"},
-    ]
     with_posterior: list[Point] = [
-        {"name": "posterior", **POSTERIOR},
         {"name": "posterior, text", **POSTERIOR, **TEXT},
         {"name": "posterior, text, deep first block", **POSTERIOR, **TEXT, **DEEP_FIRST},
+        {"name": "posterior", **POSTERIOR},
         {
             "name": "posterior, text, context from cleaner blocks",
             **POSTERIOR,
@@ -51,6 +47,7 @@ def get_sweep() -> list[Point]:
         {"name": "posterior, text, next-token loss", **POSTERIOR, **TEXT, **NEXT_TOKEN},
     ]
     ideas: list[Point] = [
+        {"name": "plain"},
         {"name": "paper", "config": PAPER},
         {"name": "start from the text", **TEXT},
         {"name": "deep first block", **DEEP_FIRST},
@@ -65,4 +62,4 @@ def get_sweep() -> list[Point]:
         {"name": "shared interface", **SHARED},
         {"name": "paper up to sigma 6.6", "config": PAPER, "noise.sigma_max": 6.6},
     ]
-    return chain(ends, with_posterior, ideas)
+    return chain([{"name": "twin", "config": TWIN}], with_posterior, ideas)
