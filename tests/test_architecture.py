@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "placement": {"devices", "errors", "exchange", "keys", "placement", "task", "training"},
     "optimizer": {"errors"},
     "loop": {"training"},
-    "data": {"data", "errors"},
+    "data": {"data", "errors", "packages"},
     "config": {"errors"},
     "packages": {"errors"},
     "sweeps": {"errors"},

@@ -2,9 +2,10 @@
 
 A folder holds `train*.array_record` and `test*.array_record`. A record is one example: the label
 as a little-endian int32, then the latents as little-endian float16 in the order height, width,
-channel.
+channel. Where `dbjax.data.encode` wrote them, `latents.json` says what they are of.
 """
 
+import json
 import os
 import pathlib
 
@@ -20,6 +21,7 @@ LATENT_SHAPE = (32, 32, 4)
 # The factor by which the autoencoder of Rombach et al. 2022 (arXiv 2112.10752) brings its latents
 # to unit standard deviation.
 LATENT_SCALE = 0.18215
+INDEX = "latents.json"
 
 _RECORD = np.dtype([("label", "<i4"), ("image", "<f2", LATENT_SHAPE)])
 
@@ -57,7 +59,7 @@ def load_imagenet256_latents(data_dir: str | None, split: str) -> Dataset:
       split: `train` or `test`.
 
     Raises:
-      SettingError: the folder holds no file of that split.
+      SettingError: the folder holds no file of that split, or was not written to its end.
     """
     pattern = f"{split}*.array_record"
     folder = pathlib.Path(data_dir).expanduser() if data_dir is not None else None
@@ -65,8 +67,15 @@ def load_imagenet256_latents(data_dir: str | None, split: str) -> Dataset:
     if not paths:
         raise SettingError(
             f"data.name 'imagenet256_latents' needs files {pattern} in the folder data.data_dir, "
-            f"which is {data_dir!r} and holds none: encode the images and write them with "
-            "`dbjax.data.write_latents`."
+            f"which is {data_dir!r} and holds none: encode the images with `python -m "
+            "experiments.encode_latents`, or write latents with `dbjax.data.write_latents`."
+        )
+    index = paths[0].with_name(INDEX)
+    if index.is_file() and not json.loads(index.read_text())["complete"]:
+        raise SettingError(
+            f"data.data_dir is {data_dir!r}, whose latents are not complete; allowed: a folder "
+            "that experiments.encode_latents has written to its end, which the same command does "
+            "where it is run again"
         )
     source = _LatentSource(paths)
     # Files of this format differ in content but not in length, so some content is hashed too.
