@@ -1,9 +1,11 @@
 """DiT-L/2 on ImageNet 256 x 256 in VAE latents, as published (paper, section 5.2, appendix E.2).
 
+    python -m experiments.encode_latents /data/imagenet --autoencoder=stabilityai/sd-vae-ft-ema \\
+        --out=/data/imagenet256_latents
     python -m experiments.train --config=configs/dit_imagenet256.py --workdir=runs/imagenet \\
         --config.data.data_dir=/data/imagenet256_latents
 
-Needs latents of SD-VAE-ft-ema written with `dbjax.data.write_latents`. Published: 24 layers, B = 3,
+Needs latents of SD-VAE-ft-ema. Published: 24 layers, B = 3,
 batch 512, 100 epochs for each block, AdamW 5e-5, label dropout 0.1, 50 Euler steps, guidance 2.0.
 FID train / test: blocks 9.00 / 10.63, end to end 9.01 / 12.09. Unstated settings as in
 `dit_cifar10.py`, but no flips: latents of mirrored images have to be encoded.

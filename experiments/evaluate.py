@@ -33,8 +33,9 @@ from dbjax.task import Batch
 from dbjax.workdir import write_whole
 from experiments import cli
 from experiments.evaluate_classifier import answers
-from experiments.evaluate_images import image_quality
+from experiments.evaluate_images import image_results
 from experiments.evaluate_text import NUM_TEXTS, text_quality
+from experiments.image_features import FeatureRequest, add_arguments, request_of
 from experiments.provenance import provenance
 
 
@@ -64,12 +65,14 @@ def main(arguments: Sequence[str]) -> None:
         action="store_true",
         help="leave out speed, memory, losses and diagnostics, where most of the time goes",
     )
+    add_arguments(parser)
     args, overrides = cli.parse(parser, arguments)
+    request = request_of(args)
     require(
         args.out is None or len(args.workdir) == 1, "--out", str(args.out), "none for several runs"
     )
     configs = {path: cli.run_config(args.config, path, overrides) for path in args.workdir}
-    _check(configs, args.num_samples, args.num_noises)
+    _check(configs, args.num_samples, args.num_noises, request)
     setups = {path: build(config) for path, config in configs.items()}
     found = evaluate(
         setups,
@@ -77,6 +80,7 @@ def main(arguments: Sequence[str]) -> None:
         args.num_noises or 1,
         quality_only=args.quality_only,
         folders={} if args.out is None else {args.workdir[0]: args.out},
+        request=request,
     )
     for path, results in found.items():
         print(f"{path}: " + ", ".join(f"{k} {v:.4g}" for k, v in results.items() if _is_number(v)))
@@ -89,6 +93,7 @@ def evaluate(
     *,
     quality_only: bool = False,
     folders: Mapping[Path, Path] = types.MappingProxyType({}),
+    request: FeatureRequest = FeatureRequest(),  # noqa: B008 (it is frozen)
 ) -> dict[Path, dict[str, Any]]:
     """Results of each run, also written to its folder or that of `folders`.
 
@@ -100,6 +105,7 @@ def evaluate(
         quality_only: leave out what other seeds of a method have alike (speed and memory) and what
             explains (losses, diagnostics); most of the time goes there.
         folders: of runs whose results are not to be written to the run folder.
+        request: features that samples of images are held against real ones in.
     """
     models = {
         path: session.load(setup.trainer, path, shared=setup.placement.interface == "shared")
@@ -119,7 +125,8 @@ def evaluate(
         else:
             sampling = adapt(task, model.blocks, setup.sampling)
             setup = dataclasses.replace(setup, sampling=sampling)
-            found = image_quality(setup, model, num_samples or setup.dataset.info.size, out)
+            count = num_samples or setup.dataset.info.size
+            found = image_results(setup, model, count, out, request)
         # The loss of a classifier that does not walk knows no noise.
         if not quality_only:
             if isinstance(task, LabelDenoiser) or not classifies:
@@ -136,7 +143,7 @@ def evaluate(
             f"edges_{task.noise.level_name}": [
                 float(task.noise.level(u)) for u in task.partition.edges
             ],
-            "asked": {"num_samples": num_samples, "num_noises": num_noises},
+            "asked": {"num_samples": num_samples, "num_noises": num_noises, **request.asked},
             "config": setup.config.to_dict(),
             "provenance": provenance(),
         }
@@ -145,7 +152,10 @@ def evaluate(
 
 
 def _check(
-    configs: Mapping[Path, ConfigDict], num_samples: int | None, num_noises: int | None
+    configs: Mapping[Path, ConfigDict],
+    num_samples: int | None,
+    num_noises: int | None,
+    request: FeatureRequest,
 ) -> None:
     """Refuses what makes no sense for one of the runs.
 
@@ -159,6 +169,10 @@ def _check(
         else:
             allowed = f"nothing for {path}, a classifier, which is shown every test image"
             require(num_samples is None, "--num_samples", num_samples, allowed)
+        if config.family not in GENERATIVE:
+            for name, value in request.asked.items():
+                option = "--features" if name == "kind" else f"--{name}"
+                require(False, option, value, f"nothing for {path}, which draws no images")
     for name, value in (("--num_samples", num_samples), ("--num_noises", num_noises)):
         require(value is None or value >= 1, name, value, "1 or more")
 

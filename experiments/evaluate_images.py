@@ -1,6 +1,6 @@
 """Evaluates a model that draws images or points, by samples held against its training data."""
 
-import functools
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -10,26 +10,32 @@ from tqdm.auto import tqdm
 
 from dbjax import session
 from dbjax.build import Setup
-from dbjax.metrics import (
-    GaussianStatistics,
-    LabelClassifier,
-    frechet_distance,
-    pixel_features,
-    quantise,
-)
+from dbjax.metrics import LabelClassifier, frechet_distance, quantise
+from dbjax.metrics.image_features import PixelFeatures
+from dbjax.metrics.image_quality import image_quality
 from dbjax.pictures import draw_samples
 from dbjax.sampling import Sampler
+from experiments.image_features import (
+    FeatureRequest,
+    open_network,
+    real_summary,
+    sample_summary,
+)
 from experiments.sample import draw_walk
 
 CLASSIFIED = 1_000_000
 """Values in a data set beyond which a support vector classifier takes too long to fit."""
-READ_TOGETHER = 10_000
 SHOWN = 2_000
 
 
-def image_quality(setup: Setup, model: session.Model, count: int, path: Path) -> dict[str, Any]:
+def image_results(
+    setup: Setup, model: session.Model, count: int, path: Path, request: FeatureRequest
+) -> dict[str, Any]:
     """Fréchet distance and label accuracy of `count` samples, with the classes of the data."""
     info, source = setup.dataset.info, setup.dataset.source
+    # What cannot be measured is refused before anything is drawn.
+    network = open_network(request, setup)
+    real = real_summary(network, setup, request)
     label = None
     if info.num_classes:
         label = source.read(np.arange(count) % len(source))["label"]
@@ -51,35 +57,25 @@ def image_quality(setup: Setup, model: session.Model, count: int, path: Path) ->
         shown["image"], shown["label"] if info.num_classes else None, info, folder / "real.png"
     )
     draw_walk(model, setup, folder / "path.png")
-    scale = info.max_value or 1.0
+    drawn = sample_summary(network, samples)
     results: dict[str, Any] = {
         "num_samples": count,
         "calls_of_blocks": sampler.calls,
         f"walk_{setup.task.noise.level_name}": sampler.grid.levels,
-        "frechet_distance": frechet_distance(
-            GaussianStatistics.from_features(pixel_features(samples / scale)),
-            _statistics(setup, scale),
-        ),
-        "frechet_features": "pixels in [0, 1]" if info.max_value else "raw values",
+        "num_real": real.count,
+        "frechet_distance": frechet_distance(drawn.vectors, real.vectors),
+        "frechet_features": network.name,
         "samples_per_second": count / seconds,
     }
+    # Neighbours in pixels say little, and take long to find where there are many images.
+    if not isinstance(network, PixelFeatures):
+        results["image_quality"] = dataclasses.asdict(image_quality(drawn, real))
     if info.max_value and label is not None and samples[0].size * len(source) <= CLASSIFIED:
-        real = source.read(np.arange(len(source)))
-        classifier = LabelClassifier(real["image"], real["label"], max_value=info.max_value)
+        every = source.read(np.arange(len(source)))
+        classifier = LabelClassifier(every["image"], every["label"], max_value=info.max_value)
         results["label_accuracy"] = classifier.label_accuracy(samples, label)
         results["label_accuracy_of_real"] = classifier.held_out_accuracy
     return results
-
-
-def _statistics(setup: Setup, scale: float) -> GaussianStatistics:
-    """Of all real data, read in parts."""
-    source = setup.dataset.source
-    parts = np.array_split(np.arange(len(source)), -(-len(source) // READ_TOGETHER))
-    statistics = (
-        GaussianStatistics.from_features(pixel_features(source.read(part)["image"] / scale))
-        for part in parts
-    )
-    return functools.reduce(GaussianStatistics.merge, statistics)
 
 
 def _named(**arrays: Any) -> dict[str, Any]:

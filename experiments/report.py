@@ -72,6 +72,10 @@ def write_report(workdirs: Sequence[Path], out: Path, title: str = TITLE) -> Non
     require(
         alike, "family of the runs", families, "both generative, or both classifiers, or both text"
     )
+    for key, option in (("frechet_features", "features"), ("num_real", "num_real")):
+        found = {run.evaluation[key] for run in runs if key in run.evaluation}
+        allowed = f"one for both, of experiments.evaluate with the same --{option}"
+        require(len(found) <= 1, f"{key} of the runs", sorted(found), allowed)
     if len({run.name for run in runs}) < len(runs):
         runs = [
             dataclasses.replace(run, name=f"{run.name} ({run.folder.resolve().name})")

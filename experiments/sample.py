@@ -28,6 +28,7 @@ from dbjax.pictures import draw_paths, draw_samples
 from dbjax.sampling import Sampler
 from dbjax.session import Model
 from experiments import cli
+from experiments.image_features import add_autoencoder, open_autoencoder
 from experiments.sample_text import TextRequest, prompt_of, sample_texts, start_of
 
 NUM_SAMPLES, NUM_TEXTS = 100, 8
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--name", default="samples", help="of the files in DIR/samples; default: samples"
     )
+    add_autoencoder(parser.add_argument_group("models that draw images"))
     text = parser.add_argument_group("models that write text")
     text.add_argument("--prompt", metavar="TEXT", help="what the texts shall say, with gaps")
     text.add_argument("--gap", metavar="TEXT", help="stands for one masked token; default: _")
@@ -67,6 +69,8 @@ def main(arguments: Sequence[str]) -> None:
 def _write(args: argparse.Namespace, setup: Setup) -> None:
     """Texts."""
     require(args.label is None, "--label", args.label, "none to give: texts have no classes")
+    vae = args.autoencoder
+    require(vae is None, "--autoencoder", vae, "none to give: texts are no latents")
     request = TextRequest(
         count=args.num_samples or NUM_TEXTS,
         prompt=args.prompt,
@@ -100,6 +104,7 @@ def _draw(args: argparse.Namespace, setup: Setup) -> None:
         label = np.full(count, args.label, np.int32)
     elif info.num_classes:
         label = np.arange(count, dtype=np.int32) % info.num_classes
+    autoencoder = open_autoencoder(args.autoencoder, setup.dataset)
     model = session.load(setup.trainer, args.workdir, shared=setup.placement.interface == "shared")
     sampling = adapt(setup.task, model.blocks, setup.sampling)
     setup = dataclasses.replace(setup, sampling=sampling)
@@ -116,6 +121,11 @@ def _draw(args: argparse.Namespace, setup: Setup) -> None:
     folder = args.workdir / "samples"
     folder.mkdir(exist_ok=True)
     arrays = {"image": samples} if label is None else {"image": samples, "label": label}
+    if autoencoder is not None:
+        # The picture of the way there stays one of latents: most of what is on it is noise.
+        samples = autoencoder.decode(samples)
+        arrays |= {"image": samples, "latent": arrays["image"]}
+        info = dataclasses.replace(info, image_shape=samples.shape[1:], max_value=255.0)
     np.savez_compressed(folder / f"{args.name}.npz", **arrays)
     draw_samples(samples, label, info, folder / f"{args.name}.png")
     draw_walk(model, setup, folder / f"{args.name}_path.png", label, args.seed)
