@@ -66,7 +66,7 @@ class ProxyFeatures:
 def load_proxy(
     dataset: Dataset, data: DataConfig, cache: Path, *, steps: int = STEPS
 ) -> ProxyFeatures:
-    """The proxy for a data set, trained at the first call: seconds for digits, minutes for CIFAR.
+    """The proxy for a data set, trained at the first call.
 
     Its draws depend on nothing but the data, so that all runs on them have the same proxy.
 

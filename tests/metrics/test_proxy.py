@@ -49,4 +49,4 @@ def test_it_knows_digits_that_it_has_not_seen(dataset, tmp_path):
     proxy = load_proxy(load_dataset(data), data, tmp_path)
     test = dataset.source.read(np.arange(dataset.info.size))
     logits = proxy.features(to_8bit(test["image"], 16.0)).logits
-    assert np.mean(logits.argmax(axis=1) == test["label"]) > 0.97
+    assert np.mean(logits.argmax(axis=1) == test["label"]) > 0.95
