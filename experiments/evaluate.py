@@ -131,7 +131,7 @@ def evaluate(
         if not quality_only:
             if isinstance(task, LabelDenoiser) or not classifies:
                 found["loss_over_noise"] = loss_over_noise(task, model.blocks, _probe(setup))
-            found["train_bytes"] = _train_bytes(setup)
+            found["train_bytes"] = train_bytes(setup)
             found["seconds_per_step"] = seconds[path]
         results[path] = {
             "layer_evaluations_per_sample": (
@@ -186,8 +186,8 @@ def _probe(setup: Setup) -> Batch:
     return {key: x.reshape(-1, *x.shape[2:]) for key, x in stream.take(8).items()}
 
 
-def _train_bytes(setup: Setup) -> dict[str, int]:
-    """Memory of one step of the block that needs most."""
+def train_bytes(setup: Setup) -> dict[str, int]:
+    """Memory of one step of the block that needs most, as in `StepMemory`."""
     example = make_stream(setup.dataset, setup.data, seed=0, block=0).take(1)
     batch = {k: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for k, v in example.items()}
     layers = setup.task.partition.layers

@@ -10,11 +10,15 @@ from tqdm.auto import tqdm
 
 from dbjax import session
 from dbjax.build import Setup
+from dbjax.data import load_dataset
+from dbjax.errors import SettingError
 from dbjax.metrics import LabelClassifier, frechet_distance, quantise
+from dbjax.metrics.denoising import DenoisingLoss, denoising_loss
 from dbjax.metrics.image_features import PixelFeatures
 from dbjax.metrics.image_quality import image_quality
 from dbjax.pictures import draw_samples
 from dbjax.sampling import Sampler
+from dbjax.task import Batch
 from experiments.image_features import (
     FeatureRequest,
     open_network,
@@ -25,6 +29,8 @@ from experiments.sample import draw_walk
 
 CLASSIFIED = 1_000_000
 """Values in a data set beyond which a support vector classifier takes too long to fit."""
+HELD_OUT = 512
+"""Images of the test split whose denoising loss is measured."""
 SHOWN = 2_000
 
 
@@ -48,6 +54,7 @@ def image_results(
         samples = model.sample(count, label=label, sampler=sampler, progress=bar.update)
         seconds = time.perf_counter() - start
     samples = quantise(samples, info.max_value)
+    batch = held_out(setup, HELD_OUT)
     folder = path / "samples"
     folder.mkdir(exist_ok=True)
     np.savez_compressed(folder / "samples.npz", image=samples, **_named(label=label))
@@ -66,6 +73,7 @@ def image_results(
         "frechet_distance": frechet_distance(drawn.vectors, real.vectors),
         "frechet_features": network.name,
         "samples_per_second": count / seconds,
+        **({} if batch is None else {"held_out": _in_words(setup, model, batch)}),
     }
     # Neighbours in pixels say little, and take long to find where there are many images.
     if not isinstance(network, PixelFeatures):
@@ -76,6 +84,36 @@ def image_results(
         results["label_accuracy"] = classifier.label_accuracy(samples, label)
         results["label_accuracy_of_real"] = classifier.held_out_accuracy
     return results
+
+
+def held_out(setup: Setup, count: int) -> Batch | None:
+    """The first examples of the test split; None where it was trained on or is not there."""
+    if setup.data.split != "train":
+        return None
+    try:
+        source = load_dataset(dataclasses.replace(setup.data, split="test")).source
+    except SettingError:
+        return None
+    return source.read(np.arange(min(count, len(source))))
+
+
+def held_out_loss(setup: Setup, model: session.Model, batch: Batch) -> DenoisingLoss:
+    """Down to one step of the values of images, or to the lowest noise."""
+    info, noise = setup.dataset.info, setup.task.noise
+    step = noise.sigma_data / info.std if info.max_value else 0.0
+    return denoising_loss(setup.task, model.blocks, batch, lowest=step)
+
+
+def _in_words(setup: Setup, model: session.Model, batch: Batch) -> dict[str, Any]:
+    """The denoising loss of examples that were not trained on, in all and at each level."""
+    found = held_out_loss(setup, model, batch)
+    levels = zip(found.u, found.sigma, found.nats.mean(axis=0), strict=True)
+    return {
+        "nats_per_value": found.total,
+        "standard_error": found.error,
+        "groups": found.nats.sum(axis=1).tolist(),
+        "levels": [{"u": float(u), "sigma": float(s), "nats": float(n)} for u, s, n in levels],
+    }
 
 
 def _named(**arrays: Any) -> dict[str, Any]:

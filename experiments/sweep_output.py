@@ -40,6 +40,7 @@ MEASURES = {
 COSTS = ("layer_evaluations_per_sample", "train_bytes.total", "seconds_per_step")
 LABELS = {
     "frechet_distance": "Fréchet distance",
+    "held_out.nats_per_value": "held-out nats per value",
     "walk.nats_per_token": "nats per token, whole walk",
     "generated.perplexity": "perplexity of samples",
     "generated.distinct_2": "distinct-2",

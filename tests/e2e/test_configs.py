@@ -30,6 +30,7 @@ SMALL_DIT = [
 SHRUNK = {
     "spiral": ["--config.model.width=8", "--config.model.depth=3"],
     "dit_digits": SMALL_DIT,
+    "dit_drawn": [*SMALL_DIT, "--config.partition.num_blocks=3"],
     "dit_cifar10": SMALL_DIT,
     "dit_imagenet256": SMALL_DIT,
 }

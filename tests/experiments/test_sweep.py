@@ -161,10 +161,15 @@ def test_a_folder_of_another_run_is_refused_before_any_is_run(tmp_path):
 
 @pytest.mark.parametrize("file", sorted(Path("configs/sweeps").glob("*.py")), ids=lambda f: f.stem)
 def test_shipped_sweeps_can_be_made(file):
-    config = {"language_gap": "ar_docs.py:plain", "language_twins": "mdm_docs.py"}
-    points = read_points(file, f"configs/{config.get(file.stem, 'dit_digits.py')}", [])
+    configs = {
+        "language_files": "ar_docs.py:plain",
+        "language_gap": "ar_docs.py:plain",
+        "language_twins": "mdm_docs.py",
+        "trade_off": "dit_drawn.py",
+    }
+    points = read_points(file, f"configs/{configs.get(file.stem, 'dit_digits.py')}", [])
     assert len(points) >= 4
-    assert (len({p.run for p in points}) == 1) == (file.stem in ("guidance", "sampling"))
+    assert (len({p.run for p in points}) == 1) == (file.stem in ("guidance", "sampling", "solvers"))
 
 
 # --- bookkeeping ----------------------------------------------------------------------------------

@@ -1,0 +1,121 @@
+"""The probe end to end on the spiral, its words and refusals, and the figure of a trade-off."""
+
+import json
+
+import pytest
+
+from dbjax.choosing import Candidate, Split
+from dbjax.errors import SettingError
+from experiments import choose_blocks, trade_off
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+RUN = [
+    "--config=configs/spiral.py",
+    "--config.model.depth=4",
+    "--config.model.width=4",
+    "--config.training.steps=20",
+    "--config.optimizer.warmup_steps=10",
+    "--config.data.batch_size=16",
+    "--config.placement.steps_per_dispatch=2",
+    "--config.placement.steps_per_visit=2",
+]
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory, quick_compilation):
+    """The folder of a probe, and its choice.json."""
+    out = tmp_path_factory.mktemp("probe") / "choice"
+    choose_blocks.main([*RUN, "--tolerance=1000", "--blocks", "4", f"--out={out}"])
+    return out, json.loads((out / "choice.json").read_text())
+
+
+def test_a_probe_says_how_many_blocks(chosen):
+    out, choice = chosen
+    assert choice["num_blocks"] == 4
+    assert [one["num_blocks"] for one in choice["candidates"]] == [1, 4]
+    assert choice["steps"] == 4
+    assert {one["verdict"] for one in choice["candidates"]} == {"within"}
+    added = sum(row["B = 4"] - row["B = 1"] for row in choice["levels"])
+    assert added == pytest.approx(choice["candidates"][1]["excess"], rel=1e-6)
+    assert choice["candidates"][1]["train_bytes"] < choice["candidates"][0]["train_bytes"]
+    assert (out / "figure.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--tolerance=0"], "--tolerance"),
+        (["--share=2"], "--share"),
+        (["--seeds=0"], "--seeds"),
+        (["--blocks", "1"], "--blocks"),
+        (["--blocks", "3"], "partition.num_blocks"),
+        (["--config.partition.layers=1,1,2"], "partition.layers"),
+        (["--config=configs/vit_digits.py"], "family"),
+        (["--config=configs/dit_digits.py", "--blocks", "2"], "data.split"),
+    ],
+)
+def test_refusals(arguments, named):
+    another = any(one.startswith("--config=") for one in arguments)
+    with pytest.raises(SettingError, match=f"^{named}"):
+        choose_blocks.main(arguments if another else [*RUN, *arguments])
+
+
+def candidates(*verdicts):
+    return [Candidate(2**i, 0.0, 0.0, verdict) for i, verdict in enumerate(verdicts)]
+
+
+def test_the_answer_in_words():
+    def said(*verdicts, seeds=1):
+        return choose_blocks.verdict(candidates(*verdicts), 0.01, seeds)
+
+    assert said("within", "within", "beyond").startswith("Up to 2 blocks")
+    assert said("within", "beyond", "beyond").startswith("Leave it uncut")
+    assert said("within", "undecided", "beyond").startswith("Undecided")
+    assert "B = 4" in said("within", "within", "undecided")
+    assert "know nothing of other seeds" in said("within", "within")
+    assert "3 seeds" in said("within", "within", seeds=3)
+
+
+def test_the_split_in_words():
+    assert "partition.layers=2,4,6" in choose_blocks.of_split(Split((2, 4, 6), 0.02, 0.001))
+    assert "chance" in choose_blocks.of_split(Split((2, 4, 6), 0.002, 0.01))
+    assert choose_blocks.of_split(Split((4, 4), 0.0, 0.0)) == "Layers: even."
+    assert "--blocks" in choose_blocks.of_split(None)
+
+
+def document(*rows):
+    return {
+        "measures": ["frechet_distance", "train_bytes.total"],
+        "rows": [
+            {
+                "name": f"{data} {b}",
+                "status": "not run" if value is None else "done",
+                "settings": {"data.name": data, "partition.num_blocks": b},
+                "values": {
+                    "frechet_distance": {"mean": value},
+                    "train_bytes.total": {"mean": value and 100 / b},
+                },
+            }
+            for data, b, value in rows
+        ],
+    }
+
+
+def test_trade_off_is_drawn_relative_to_the_uncut_network(tmp_path, capsys):
+    rows = [("shapes", 1, 2.0), ("shapes", 4, 3.0), ("textures", 1, None), ("textures", 4, 9.0)]
+    made = document(*rows)
+    # Without its uncut network a data set has no curve.
+    assert trade_off.relative(made, "frechet_distance") == {"shapes": {1: 1.0, 4: 1.5}}
+    assert trade_off.relative(made, "train_bytes.total") == {"shapes": {1: 1.0, 4: 0.25}}
+    sweep, choice = tmp_path / "sweep.json", tmp_path / "choice.json"
+    sweep.write_text(json.dumps(made))
+    choice.write_text(json.dumps({"data": "shapes", "num_blocks": 4}))
+    trade_off.main([f"--sweep={sweep}", f"--choices={choice}", f"--out={tmp_path / 'a.png'}"])
+    assert (tmp_path / "a.png").stat().st_size > 0
+    assert "not measured: textures 1" in capsys.readouterr().out
+
+
+def test_a_sweep_without_the_uncut_network_is_refused():
+    with pytest.raises(SettingError, match="no uncut network"):
+        trade_off.relative(document(("shapes", 4, 3.0)), "frechet_distance")
