@@ -23,8 +23,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from dbjax import keys
 from dbjax.devices import to_device
-from dbjax.errors import SettingError, require
-from dbjax.noise import LogNormalNoise
+from dbjax.errors import require
 from dbjax.task import Batch, DenoisingTask, Params
 
 
@@ -79,14 +78,9 @@ def denoising_loss(
         seed: of the noise.
 
     Raises:
-        SettingError: if the noise is not log-normal, or there are fewer examples than groups.
+        SettingError: if there are fewer examples than groups.
     """
     noise = task.noise
-    if not isinstance(noise, LogNormalNoise) or not isinstance(task, DenoisingTask):
-        raise SettingError(
-            f"the task is a {type(task).__name__}; allowed: one that draws data, with log-normal "
-            "noise"
-        )
     size = len(next(iter(batch.values()))) // num_groups
     require(size >= 1, "number of examples", size * num_groups, f"{num_groups} or more")
     groups = to_device(
@@ -115,8 +109,8 @@ def denoising_loss(
         columns.append(np.asarray(look(params, groups, jnp.full(2, at, jnp.float32), key)))
     sigma = np.asarray(noise.level(u))
     # The training loss of a level is its squared error times w(sigma).
-    share = (ends[0] - ends[-1]) / num_levels / sigma**2 / np.asarray(noise.weight(sigma))
-    return DenoisingLoss(u, sigma, np.stack(columns, axis=1).astype(np.float64) * share)
+    error = np.stack(columns, axis=1) / np.asarray(noise.weight(jnp.asarray(sigma, jnp.float32)))
+    return DenoisingLoss(u, sigma, error * (ends[0] - ends[-1]) / num_levels / sigma**2)
 
 
 def standard_error(values: Float[np.ndarray, " count"]) -> float:

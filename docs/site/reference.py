@@ -18,7 +18,8 @@ CHAPTERS = {
     "Tasks": ("classification", "autoregressive", "baselines"),
     "Networks": ("families", "nn"),
     "Data": ("data",),
-    "Measures": ("metrics", "diagnostics", "flops", "memory", "planning", "devices"),
+    "Measures": ("metrics", "diagnostics", "flops", "memory", "planning", "choosing",
+                 "devices"),
     "Pictures": ("pictures", "classification_pictures", "masked_text", "refined_text"),
 }  # fmt: skip
 """Modules and packages of dbjax by chapter."""
