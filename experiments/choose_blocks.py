@@ -32,7 +32,7 @@ from dbjax.choosing import (
     suggest_split,
 )
 from dbjax.config import load_config
-from dbjax.errors import require
+from dbjax.errors import SettingError, require
 from dbjax.metrics.denoising import DenoisingLoss
 from dbjax.planning import MOST_BLOCKS
 from experiments import cli
@@ -53,8 +53,10 @@ def main(arguments: Sequence[str]) -> None:
     require(base.family in GENERATIVE, "family", base.family, " or ".join(map(repr, GENERATIVE)))
     setups = make_setups(base, args.blocks, args.share)
     batch = held_out(setups[1], HELD_OUT)
-    allowed = "'train', of data that have a test split"
-    require(batch is not None, "data.split", base.data.split, allowed)
+    if batch is None:
+        raise SettingError(
+            f"data.split is {base.data.split!r}; allowed: 'train', of data that have a test split"
+        )
     steps = setups[1].training.steps
     counts = ", ".join(map(str, setups))
     print(

@@ -135,7 +135,7 @@ def _draw(
         [b for b, _ in line], [value for _, value in line], color=PALETTE[number % len(PALETTE)],
         marker=MARKERS[number % len(MARKERS)], ms=5.5, label=name or None, zorder=3,
     )  # fmt: skip
-    if chosen in values:
+    if chosen is not None and chosen in values:
         axes.plot(chosen, values[chosen], **RING, zorder=4)
 
 
