@@ -15,7 +15,7 @@ def get_config(variant: str = "shapes") -> ConfigDict:
     config.model.update(size="tiny", patch_size=4, depth=16, width=48, num_heads=4)
     config.partition.num_blocks = 4
     config.optimizer.update(learning_rate=2e-3, warmup_steps=50, schedule="cosine", ema_decay=0.99)
-    config.training.update(steps=800, save_every=800)
+    config.training.update(steps=800, save_every=200)
     config.placement.update(steps_per_visit=250, steps_per_dispatch=25)
     config.sampling.update(num_steps=32, guidance=1.0, batch_size=500)
     config.data.update(name=variant, batch_size=32)

@@ -114,7 +114,7 @@ def trade_off_figure(
         {b for curves in (quality, memory) for values in curves.values() for b in values}
     )
     blocks_axis(bottom, counts)
-    top.set_ylabel(f"{measure}\n(B = 1: 1; less is better)")
+    top.set_ylabel(f"{measure}\n(times B = 1, less is better)")
     top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     bottom.set_ylabel("training memory\n(share of B = 1)")
     bottom.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
@@ -130,13 +130,13 @@ def trade_off_figure(
 def _draw(
     axes: Axes, values: Mapping[int, float], number: int, name: str, chosen: int | None
 ) -> None:
-    line = sorted(values.items())
+    line, colour = sorted(values.items()), PALETTE[number % len(PALETTE)]
     axes.plot(
-        [b for b, _ in line], [value for _, value in line], color=PALETTE[number % len(PALETTE)],
+        [b for b, _ in line], [value for _, value in line], color=colour,
         marker=MARKERS[number % len(MARKERS)], ms=5.5, label=name or None, zorder=3,
     )  # fmt: skip
     if chosen is not None and chosen in values:
-        axes.plot(chosen, values[chosen], **RING, zorder=4)
+        axes.plot(chosen, values[chosen], **{**RING, "mec": colour}, zorder=4)
 
 
 if __name__ == "__main__":
