@@ -23,6 +23,7 @@ FITTED = {"noise.p_mean": -0.66, "noise.p_std": 0.69, "noise.sigma_max": 3.07}
 EQUAL_LOSS = {"partition.edges": (0, 0.278, 0.577, 1)}
 NEXT_TOKEN = {"autoregressive.next_token_weight": 0.5}
 DEEP_FIRST = {"partition.layers": (4, 1, 1)}
+DEEP_LAST = {"partition.layers": (1, 1, 4)}
 TEXT = {"model.start": "text"}
 POSTERIOR = {"autoregressive.readout": "posterior"}
 SHARED = {"placement.interface": "shared"}
@@ -37,6 +38,7 @@ def get_sweep() -> list[Point]:
     with_posterior: list[Point] = [
         {"name": "posterior, text", **POSTERIOR, **TEXT},
         {"name": "posterior, text, deep first block", **POSTERIOR, **TEXT, **DEEP_FIRST},
+        {"name": "posterior, text, deep last block", **POSTERIOR, **TEXT, **DEEP_LAST},
         {"name": "posterior", **POSTERIOR},
         {
             "name": "posterior, text, context from cleaner blocks",
