@@ -16,10 +16,10 @@ from dbjax.sweeps import Point
 
 CHOSEN = (
     "twin",
-    "paper",
-    "plain",
     "posterior, text",
-    "posterior, text, context from cleaner blocks",
+    "posterior, text, deep first block",
+    "plain",
+    "paper",
 )
 
 
