@@ -155,4 +155,5 @@ def test_report(runs, tmp_path):
     report.main(["--workdir", *map(str, runs), f"--out={out}"])
     page = out.read_text()
     assert "of the noisiest block, at pure noise" in page
+    assert "at most so many by the whole walk" in page
     assert "bits per character" in page
