@@ -27,7 +27,7 @@ from dbjax.families.noprop import NoPropConfig, NoPropNetwork
 from dbjax.noise import NoiseProcess
 from dbjax.partition import PartitionConfig, make_partition
 from dbjax.sampling import Sampler, SamplingConfig
-from dbjax.solvers import ancestral
+from dbjax.solvers import Levels, Step, ancestral
 from dbjax.task import Estimate, Task
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -116,14 +116,16 @@ def test_the_ancestral_step_is_noprops() -> None:
     c = (1 - after) * (1 - alpha) / (1 - before)
     sigma, next_sigma = (np.sqrt((1 - x) / x) for x in (before, after))
     key = jax.random.key(0)
-    found, _ = ancestral(
-        lambda z, level: Estimate(jnp.asarray(clean, jnp.float32)),
-        lambda z, level: Estimate(z),
-        jnp.asarray(z / np.sqrt(before), jnp.float32),
-        jnp.float32(sigma),
-        jnp.float32(next_sigma),
-        key,
+    start = jnp.asarray(z / np.sqrt(before), jnp.float32)
+    step = Step(
+        here=lambda z, level: Estimate(jnp.asarray(clean, jnp.float32)),
+        there=lambda z, level: Estimate(z),
+        z=start,
+        levels=Levels(jnp.float32(jnp.inf), jnp.float32(sigma), jnp.float32(next_sigma)),
+        before=start,
+        key=key,
     )
+    found, _ = ancestral(step)
     eps = np.asarray(jax.random.normal(key, z.shape))
     expected = a * clean + b * z + np.sqrt(c) * eps
     np.testing.assert_allclose(found * np.sqrt(after), expected, rtol=1e-4, atol=1e-5)
