@@ -11,7 +11,7 @@ from dbjax.workdir import claim, read_config
 
 def test_a_run_from_before_a_setting_existed_is_continued(tmp_path):
     layers = {"partition.layers": (3, 2, 1)}
-    config = load_config("configs/ar_docs.py", layers)
+    config = load_config("configs/ar_docs.py:paper", layers)
     file = claim(tmp_path / "run", config) / "config.json"
     old = json.loads(file.read_text())
     del old["model"]["start"], old["partition"]["context"], old["autoregressive"]
@@ -19,7 +19,8 @@ def test_a_run_from_before_a_setting_existed_is_continued(tmp_path):
     assert read_config(tmp_path / "run").model.start == "noise"
     with pytest.raises(SettingError, match=r"model.start: 'noise' there, 'text' here"):
         claim(
-            tmp_path / "run", load_config("configs/ar_docs.py", {**layers, "model.start": "text"})
+            tmp_path / "run",
+            load_config("configs/ar_docs.py:paper", {**layers, "model.start": "text"}),
         )
     assert json.loads(file.read_text()) == old
     claim(tmp_path / "run", config)
