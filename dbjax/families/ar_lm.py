@@ -342,10 +342,13 @@ class ARDenoiser(StackedNetwork):
             tokens = jnp.concatenate([clean, tokens], axis=1)
         else:
             condition = condition[:, 1:]
-        for module, cache in zip(self.layer_modules(params), own, strict=True):
-            tokens, cache = module.step(tokens, condition, position, cache, clean=first, noisy=True)
+        modules = self.layer_modules(params)
+        for i, (module, cache) in enumerate(zip(modules, own, strict=True), 1):
+            tokens, cache = module.step(
+                tokens, condition, position, cache, clean=first, noisy=True, last=i == len(modules)
+            )
             seen.append(cache)
-        return interface.finish(tokens[:, -1:], condition[:, -1:])[:, 0], tuple(seen)
+        return interface.finish(tokens, condition[:, -1:])[:, 0], tuple(seen)
 
     def _noisy(self, interface: Interface, z: Array, clean: Array) -> Array:
         """What the noisy stream starts from, where the clean one starts from `clean`."""

@@ -143,7 +143,8 @@ class DecoderLayer(nnx.Module):
         *,
         clean: bool,
         noisy: bool,
-    ) -> tuple[Float[Array, "batch tokens width"], Cache]:
+        last: bool = False,
+    ) -> tuple[Float[Array, "batch left width"], Cache]:
         """One position of a text whose earlier positions are in the cache.
 
         Args:
@@ -153,6 +154,8 @@ class DecoderLayer(nnx.Module):
             cache: of the clean tokens before.
             clean: whether a clean token is among them; the cache is then extended by it.
             noisy: whether a noisy one is.
+            last: whether no layer follows this modulated one: then a clean token beside a noisy one
+                is needed for its keys and values alone, and goes no further.
         """
         vectors = self.vectors(condition)
         heads = self.read(tokens, jnp.full(tokens.shape[1], position), vectors)
@@ -163,6 +166,9 @@ class DecoderLayer(nnx.Module):
                     for old, new in zip(cache, (heads.key, heads.value), strict=True)
                 )
             )
+        if last:
+            tokens, vectors = tokens[:, -1:], tuple(vector[:, -1:] for vector in vectors)
+            heads = heads._replace(query=heads.query[:, -1:])
         keys, values = cache
         known = jnp.arange(keys.shape[1]) <= position
         mask = jnp.broadcast_to(known[None, None], (1, tokens.shape[1], len(known)))
