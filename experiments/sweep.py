@@ -44,8 +44,13 @@ def main(arguments: Sequence[str]) -> None:
     if not args.table_only:
         print(describe(points), flush=True)
         with Interruption() as stop:
-            runner = Runner(mine, options=options, processes=args.processes, stop=stop)
-            runner.run()
+            Runner(
+                mine,
+                options=options,
+                processes=args.processes,
+                compiled=workdir / "compiled",
+                stop=stop,
+            ).run()
             stopped = stop()
     done = sum(evaluation(trial, options) is not None for trial in mine)
     # Others of an array job may be writing the same.

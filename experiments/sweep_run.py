@@ -31,6 +31,7 @@ from experiments.sweep_points import Trial, is_of
 
 _LOOK_EVERY, _WAIT = 0.1, 1.0  # seconds: for a process of ours, for one of others
 
+CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 DEFAULTS = {"num_samples": None, "num_noises": 1}
 """What options of `experiments.evaluate` are where they are not given."""
@@ -75,6 +76,7 @@ class Runner:
         *,
         options: Mapping[str, int],
         processes: int = 1,
+        compiled: Path,
         stop: Interruption,
     ) -> None:
         """Prepares, and runs nothing.
@@ -83,6 +85,7 @@ class Runner:
             trials: what to run.
             options: of `experiments.evaluate`, by name.
             processes: runs at once.
+            compiled: folder for compiled programs, which runs have largely in common.
             stop: asked all the time.
 
         Raises:
@@ -92,7 +95,7 @@ class Runner:
         self._runs: dict[Path, list[Trial]] = {}
         for trial in trials:
             self._runs.setdefault(trial.folder, []).append(trial)
-        self._options = options
+        self._options, self._compiled = options, compiled.absolute()
         self._stop = stop
         self._kill = threading.Event()
         self._processes = processes
@@ -205,6 +208,7 @@ class Runner:
             # What it leaves out it says in the last lines, which are to tell the error.
             "JAX_TRACEBACK_FILTERING": "off",
             "TQDM_MININTERVAL": "0.5",
+            CACHE: os.environ.get(CACHE, str(self._compiled)),
             **({} if self._shows else {"TQDM_DISABLE": "1"}),
             **device,
         }

@@ -45,6 +45,7 @@ else:
         "steps": {str(block): steps for block in blocks},
         "config": config,
         "provenance": {"commit": "abc"},
+        "compiled": os.environ["JAX_COMPILATION_CACHE_DIR"],
         "asked": {"num_samples": None, "num_noises": 1},
     }
     if "--quality_only" not in options:

@@ -209,6 +209,17 @@ def trained(folder):
 ALL_STEPS = "1\n2\n3\n4\n"
 
 
+@pytest.mark.parametrize("own", [None, "elsewhere"])
+def test_what_it_starts_shares_compiled_programs(make, tmp_path, monkeypatch, own):
+    monkeypatch.delenv(sweep_run.CACHE, raising=False)
+    if own:
+        monkeypatch.setenv(sweep_run.CACHE, own)
+    assert make(BLOCKS[:2]) == 0
+    evaluations = list((tmp_path / "all" / "runs").rglob("evaluation.json"))
+    told = {json.loads(file.read_text())["compiled"] for file in evaluations}
+    assert len(evaluations) == 2 and told == {own or str(tmp_path / "all" / "compiled")}
+
+
 def test_means_over_seeds_and_the_costs_of_the_first(make, tmp_path):
     assert make(BLOCKS[:2], "--seeds=3") == 0
     one, two = rows_of(tmp_path)
