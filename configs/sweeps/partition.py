@@ -1,7 +1,8 @@
 """Who should own how much noise, and how many layers?
 
-    python -m experiments.sweep --config=configs/dit_digits.py \\
-        --sweep=configs/sweeps/partition.py --workdir=runs/partition --seeds=3
+    python -m experiments.sweep --config=configs/dit_digits.py:ablation \\
+        --sweep=configs/sweeps/partition.py --workdir=runs/partition --seeds=3 --processes=2 \\
+        --measure=frechet_distance --measure=held_out.nats_per_value
 
 Ranges of equal training mass (`equiprobable`) or of equal width (`uniform`), each with the paper's
 splits of the layers among three blocks, scaled to the depth of the network: even, [1/4, 1/2, 1/4],
