@@ -50,18 +50,18 @@ def get_sweep() -> list[Point]:
     ]
     ideas: list[Point] = [
         {"name": "plain"},
-        {"name": "paper", "config": PAPER},
         {"name": "start from the text", **TEXT},
         {"name": "deep first block", **DEEP_FIRST},
         {"name": "next-token loss", **NEXT_TOKEN},
-        {"name": "context from cleaner blocks", **context("cleaner")},
-        {"name": "twin of 2 layers", "config": TWIN, "model.depth": 2},
-        {"name": "twin, twice the steps", "config": TWIN, "training.steps": 2 * STEPS},
+        {"name": "paper", "config": PAPER},
+        {"name": "equal loss", **EQUAL_LOSS},
+        {"name": "shared interface", **SHARED},
         {"name": "context from noisier blocks", **context("noisier")},
         {"name": "deep first block, read by all", **DEEP_FIRST, **context("first")},
-        {"name": "equal loss", **EQUAL_LOSS},
+        {"name": "context from cleaner blocks", **context("cleaner")},
         {"name": "fitted noise", **FITTED},
-        {"name": "shared interface", **SHARED},
+        {"name": "twin of 2 layers", "config": TWIN, "model.depth": 2},
+        {"name": "twin, twice the steps", "config": TWIN, "training.steps": 2 * STEPS},
         {"name": "paper up to sigma 6.6", "config": PAPER, "noise.sigma_max": 6.6},
     ]
     return chain([{"name": "twin", "config": TWIN}], with_posterior, ideas)
