@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "placement.devices",
     "placement.shard_above",
     "training.remat",
+    "autoregressive.bridge",
     "sampling",
     "data.data_dir",
 )
