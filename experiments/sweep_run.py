@@ -178,9 +178,10 @@ class Runner:
 
     def _train(self, trial: Trial, run: Callable[..., str | None]) -> str | None:
         """Trains to the last step; returns why not, if it failed."""
+        # Of a run that is there, what does not change its training may have changed.
+        claim(trial.folder, trial.training)
         if finished(trial.folder, trial.training):
             return None
-        claim(trial.folder, trial.training)
         quiet = [] if self._shows else ["--quiet"]
         reason = run("train", f"--workdir={trial.folder}", *quiet)
         if reason is None and not finished(trial.folder, trial.training):

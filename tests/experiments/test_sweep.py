@@ -220,6 +220,14 @@ def test_what_it_starts_shares_compiled_programs(make, tmp_path, monkeypatch, ow
     assert len(evaluations) == 2 and told == {own or str(tmp_path / "all" / "compiled")}
 
 
+def test_what_only_sampling_knows_may_change_between_two_sweeps(make, tmp_path):
+    for steps in (20, 30):
+        assert make(BLOCKS[:1], f"--config.sampling.num_steps={steps}") == 0
+        (row,) = rows_of(tmp_path)
+        assert row["values"]["layer_evaluations_per_sample"]["mean"] == steps
+    assert set(trained(tmp_path).values()) == {ALL_STEPS}
+
+
 def test_means_over_seeds_and_the_costs_of_the_first(make, tmp_path):
     assert make(BLOCKS[:2], "--seeds=3") == 0
     one, two = rows_of(tmp_path)
