@@ -24,4 +24,9 @@ def get_sweep() -> list[Point]:
             "config": RECURRENT,
             "training.steps": 8700,
         },
+        {
+            "name": "recurrent, one pass, read-out by Bayes' rule",
+            "config": RECURRENT,
+            "autoregressive.readout": "posterior",
+        },
     ]
