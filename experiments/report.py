@@ -76,10 +76,11 @@ def write_report(workdirs: Sequence[Path], out: Path, title: str = TITLE) -> Non
         found = {run.evaluation[key] for run in runs if key in run.evaluation}
         allowed = f"one for both, of experiments.evaluate with the same --{option}"
         require(len(found) <= 1, f"{key} of the runs", sorted(found), allowed)
+    tails = _tails([run.folder.resolve() for run in runs])
     if len({run.name for run in runs}) < len(runs):
         runs = [
-            dataclasses.replace(run, name=f"{run.name} ({run.folder.resolve().name})")
-            for run in runs
+            dataclasses.replace(run, name=f"{run.name} ({tail})")
+            for run, tail in zip(runs, tails, strict=True)
         ]
     run, other = runs[0], runs[1] if len(runs) == 2 else None
     environment = page_environment()
@@ -108,6 +109,7 @@ def write_report(workdirs: Sequence[Path], out: Path, title: str = TITLE) -> Non
         run=run,
         other=other,
         runs=runs,
+        again={run.folder: f"again/{tail}" for run, tail in zip(runs, tails, strict=True)},
         times=times,
         verdict=verdict,
         about_equal=ABOUT_EQUAL,
@@ -119,6 +121,15 @@ def write_report(workdirs: Sequence[Path], out: Path, title: str = TITLE) -> Non
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(html.strip() + "\n", encoding="utf-8")
+
+
+def _tails(folders: Sequence[Path]) -> list[Path]:
+    """The ends of paths, as short as tells them apart."""
+    for length in range(1, max(len(folder.parts) for folder in folders) + 1):
+        tails = [Path(*folder.parts[-length:]) for folder in folders]
+        if len(set(tails)) == len(folders):
+            return tails
+    return list(folders)
 
 
 def page_environment() -> Environment:

@@ -312,6 +312,15 @@ def test_commands_make_both_runs_again(page: str, runs: tuple[Path, Path]) -> No
     ]
 
 
+def test_runs_whose_folders_have_one_name_are_told_apart(runs: tuple[Path, Path], tmp_path: Path):
+    folders = [tmp_path / run.name / "seed_0" for run in runs]
+    for run, folder in zip(runs, folders, strict=True):
+        shutil.copytree(run, folder)
+    write_report(folders, tmp_path / "report.html", "Alike")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "--out=again.html --workdir again/blocks/seed_0 again/twin/seed_0" in page
+
+
 def test_the_same_runs_give_the_same_bytes(page: str, runs: tuple[Path, Path]) -> None:
     out = runs[0].parent / "made" / "report.html"
     write_report(runs, out, "A <title>")
