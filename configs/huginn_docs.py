@@ -21,13 +21,13 @@ def get_config(variant: str = "blocks") -> ConfigDict:
     config.model.update(prelude=1, core=2, coda=1, width=64, num_heads=4, mlp_hidden=176)
     if variant == "blocks":
         config.model.condition_width = 32
-        config.autoregressive.bridge = "draw"
+        config.autoregressive.update(readout="posterior", bridge="draw")
         config.sampling.num_steps = 32
     else:
         config.model.update(mean_recurrence=32, backprop_depth=8)
         config.sampling.num_steps = 1
     config.partition.update(num_blocks=1, overlap=0.0)
-    # As in ar_docs.py, also for the bridge.
+    # As in ar_docs.py, also for read-out and bridge.
     config.noise.update(p_mean=0.5, p_std=1.0, sigma_min=0.2, sigma_max=20.0)
     config.optimizer.update(
         learning_rate=2e-3, warmup_steps=100, schedule="cosine", weight_decay=0.01, ema_decay=0.995
