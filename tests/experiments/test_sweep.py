@@ -165,6 +165,7 @@ def test_shipped_sweeps_can_be_made(file):
         "language_files": "ar_docs.py:plain",
         "language_gap": "ar_docs.py:plain",
         "language_twins": "mdm_docs.py",
+        "passes": "ar_docs.py",
         "trade_off": "dit_drawn.py",
     }
     points = read_points(file, f"configs/{configs.get(file.stem, 'dit_digits.py')}", [])
