@@ -23,7 +23,7 @@ def get_sweep(setup: Setup) -> list[Point]:
     splits = dict.fromkeys(split(depth, shares) for shares in SHARES)
     blocks = sweep("partition.num_blocks", [3])
     strategies = sweep("partition.strategy", ("equiprobable", "uniform"))
-    return product(blocks, strategies, sweep("partition.layers", splits))
+    return product(blocks, sweep("partition.layers", splits), strategies)
 
 
 def split(depth: int, shares: tuple[int, ...]) -> tuple[int, ...]:
