@@ -36,11 +36,13 @@ def pages() -> dict[str, str]:
 
 
 def guides() -> list[str]:
-    """Names of the guides, in the order in which the README lists them; new ones come last."""
+    """Names of the guides, in the order of the list that ends the README; new ones come last."""
     there = sorted(path.stem for path in (ROOT / "docs/guides").glob("*.md"))
-    order = re.findall(r"\(docs/guides/(\w+)\.md\)", (ROOT / "README.md").read_text())
+    named = re.findall(r"\(docs/guides/(\w+)\.md\)", (ROOT / "README.md").read_text())
+    # Some are named in passing before.
+    order = [*dict.fromkeys(reversed(named))][::-1]
     return [
-        *dict.fromkeys(name for name in order if name in there),
+        *(name for name in order if name in there),
         *sorted(set(there) - set(order)),
     ]
 
