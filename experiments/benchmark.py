@@ -1,10 +1,12 @@
-"""Speed of the placements, side by side in one process on one device.
+"""Speed of training and of sampling by blocks, side by side in one process on one device.
 
 Compares a step of all blocks in one program (stacked) with a step of the uncut network of the same
-layers, and a block's step under switching (sequential, visits as measured) with one without.
+layers, and a block's step under switching (sequential, visits as measured) with one without. Of
+models that draw images or points it compares the samples that both draw in a second as well.
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import statistics
@@ -13,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from dbjax.build import Setup, build
+from dbjax.catalogue import GENERATIVE
 from dbjax.config import load_config
 from dbjax.data import make_stream
 from dbjax.metrics.speed import side_by_side
 from dbjax.placement import PlacementConfig, Sequential, make_placement
+from dbjax.sampling import Sampler
+from dbjax.session import Model
 from dbjax.training import Placement
 from experiments import cli
 from experiments.provenance import provenance
@@ -34,6 +40,8 @@ def main(arguments: Sequence[str]) -> None:
     uncut = ["partition.num_blocks=1", "partition.layers=None", "partition.edges=None"]
     whole = build(load_config(args.config, [*overrides, *uncut]))
     found = measure(blocks, whole, args.repeats)
+    if blocks.config.family in GENERATIVE:
+        found["samples_per_second"] = sampling(blocks, whole, args.repeats)
     print(describe(found))
     if args.out is not None:
         result = {**found, "config": blocks.config.to_dict(), "provenance": provenance()}
@@ -86,6 +94,25 @@ def measure(blocks: Setup, whole: Setup, repeats: int) -> dict[str, Any]:
     }
 
 
+def sampling(blocks: Setup, whole: Setup, repeats: int) -> dict[str, float]:
+    """A batch of each, drawn in turn from fresh weights, whose speed is that of trained ones."""
+    size = blocks.sampling.batch_size
+    programs = {}
+    for name, setup in (("end_to_end", whole), ("blocks", blocks)):
+        init = jax.jit(setup.trainer.init, static_argnums=0)
+        weights = {b: init(b).weights for b in range(setup.task.partition.num_blocks)}
+        classes = setup.dataset.info.num_classes
+        programs[name] = functools.partial(
+            Model(setup.task, weights, {}).sample,
+            size,
+            label=np.arange(size) % classes if classes else None,
+            sampler=Sampler(setup.task, setup.sampling),
+        )
+    return {
+        name: size / seconds for name, seconds in side_by_side(programs, repeats=repeats).items()
+    }
+
+
 def place(setup: Setup, name: str, blocks: Sequence[int]) -> Placement:
     """A placement of fresh blocks."""
     config: PlacementConfig = dataclasses.replace(
@@ -109,19 +136,28 @@ def advancing(placement: Placement, steps: int, done: int = 0) -> Callable[[], A
 
 
 def describe(found: dict[str, Any]) -> str:
-    """Four lines."""
+    """A line or two for each comparison."""
     step, block_step = found["seconds_per_step"], found["seconds_per_block_step"]
-    return (
-        f"a step of all {found['num_blocks']} blocks in one program: {step['stacked'] * 1e3:.2f} ms"
-        f"\na step of the uncut network:             {step['end_to_end'] * 1e3:.2f} ms"
-        f" (ratio {found['stacked_over_end_to_end']:.3f})\n"
+    switch, drawn = found["seconds_per_switch"], found.get("samples_per_second")
+    lines = [
+        f"a step of all {found['num_blocks']} blocks in one program: {_ms(step['stacked'])}",
+        f"a step of the uncut network:             {_ms(step['end_to_end'])} "
+        f"(ratio {found['stacked_over_end_to_end']:.3f})",
         f"a block's step with switching every {found['steps_per_visit']} steps: "
-        f"{block_step['sequential'] * 1e3:.2f} ms, without: "
-        f"{block_step['without_switching'] * 1e3:.2f} ms"
-        f" (ratio {found['sequential_over_without_switching']:.3f})\n"
-        f"a switch: {found['seconds_per_switch'] * 1e3:.2f} ms for "
-        f"{found['bytes_of_a_block'] / 2**20:.2f} MiB"
-    )
+        f"{_ms(block_step['sequential'])}, without: {_ms(block_step['without_switching'])} "
+        f"(ratio {found['sequential_over_without_switching']:.3f})",
+        f"a switch: {_ms(switch)} for {found['bytes_of_a_block'] / 2**20:.2f} MiB",
+    ]
+    if drawn:
+        lines.append(
+            f"samples of the blocks: {drawn['blocks']:.4g} in a second, of the uncut network: "
+            f"{drawn['end_to_end']:.4g} (ratio {drawn['blocks'] / drawn['end_to_end']:.3f})"
+        )
+    return "\n".join(lines)
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.2f} ms"
 
 
 def _bytes(tree: Any) -> int:
