@@ -6,11 +6,10 @@ are timed in turn, so that their speeds compare.
 """
 
 import dataclasses
-import functools
 import json
 import statistics
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ from dbjax.memory import step_memory
 from dbjax.metrics.noise import loss_over_noise
 from dbjax.metrics.speed import side_by_side
 from dbjax.sampling import Sampler
-from dbjax.task import Batch
+from dbjax.task import Batch, Metrics
+from dbjax.training import Trainer
 from dbjax.workdir import write_whole
 from experiments import cli
 from experiments.evaluate_classifier import answers
@@ -199,20 +199,35 @@ def _seconds_per_step(setups: Mapping[Path, Setup]) -> dict[Path, float]:
     """Median wall time of one update of one block (mean over blocks), all runs in turn."""
     programs = {}
     for path, setup in setups.items():
-        trainer, num_steps = setup.trainer, setup.placement.steps_per_dispatch
-        stream = make_stream(setup.dataset, setup.data, seed=trainer.seed, block=0)
-        batches = to_device(stream.take(num_steps))
-        init, run = jax.jit(trainer.init, static_argnums=0), jax.jit(trainer.run)
+        stream = make_stream(setup.dataset, setup.data, seed=setup.trainer.seed, block=0)
+        batches = to_device(stream.take(setup.placement.steps_per_dispatch))
         # Blocks of as many layers run one program.
         for count, block in _kinds(setup).items():
-            state, interval = init(block), trainer.interval(block)
-            programs[path, count] = functools.partial(run, state, batches, block, interval)
+            programs[path, count] = _advancing(setup.trainer, block, batches)
     seconds = side_by_side(programs)
     return {
         path: statistics.mean(seconds[path, len(own)] for own in setup.task.partition.layers)
         / setup.placement.steps_per_dispatch
         for path, setup in setups.items()
     }
+
+
+def _advancing(trainer: Trainer, block: int, batches: Batch) -> Callable[[], Metrics]:
+    """Trains a fresh block further at each call.
+
+    Program and memory are those of the sequential placement, so that what training has compiled is
+    found again where compiled programs are kept.
+    """
+    run = jax.jit(trainer.run, static_argnames="remat", donate_argnums=0)
+    state = to_device(jax.jit(trainer.init, static_argnums=0)(block))
+
+    def advance() -> Metrics:
+        nonlocal state
+        remat = block in trainer.remat
+        state, metrics = run(state, batches, block, trainer.interval(block), remat=remat)
+        return metrics
+
+    return advance
 
 
 def _kinds(setup: Setup) -> dict[int, int]:

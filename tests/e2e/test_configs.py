@@ -165,7 +165,11 @@ def test_two_runs_are_evaluated_side_by_side_and_reported(tmp_path):
     for run in runs:
         config = f"--config={CONFIGS / 'dit_digits.py'}:{run.name}"
         train.main([config, f"--workdir={run}", *BRIEF, *SMALL_DIT])
+    compiled = Path(jax.config.jax_compilation_cache_dir)
+    trained = set(compiled.glob("jit_run-*"))
     evaluate.main(["--workdir", *map(str, runs), "--num_samples=32"])
+    # The programs that are timed are those of training; memory is that of one step alone.
+    assert trained and len(set(compiled.glob("jit_run-*")) - trained) == len(runs)
     found = [json.loads((run / "evaluation.json").read_text()) for run in runs]
     for results in found:
         assert results["frechet_distance"] > 0
