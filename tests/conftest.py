@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 
 # These are read when jax is imported. A value from outside wins, so that the same tests can be run
@@ -15,6 +16,7 @@ import hypothesis
 import jax
 import jaxtyping
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 # From here on every module of dbjax that is imported has its annotations, shapes among them,
 # checked at each call.
@@ -31,6 +33,28 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("dbjax")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_once() -> Iterator[None]:
+    """Compiles each program once, whether a test is the first to need it or a process of one's.
+
+    Workers do not share what they compile: jax writes it in place, so that one of them might read
+    what another has half written, which is a warning.
+    """
+    with tempfile.TemporaryDirectory(prefix="dbjax_compiled_") as folder:
+        settings = {
+            "jax_compilation_cache_dir": folder,
+            "jax_persistent_cache_min_compile_time_secs": 0.0,
+            "jax_persistent_cache_min_entry_size_bytes": -1,
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in settings.items():
+                jax.config.update(name, value)
+                patch.setenv(name.upper(), str(value))
+            # What was compiled while tests were collected has settled that there is no cache.
+            compilation_cache.reset_cache()
+            yield
 
 
 @pytest.fixture(scope="module")

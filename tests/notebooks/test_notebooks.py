@@ -17,9 +17,6 @@ SMALL = {
     "DBJAX_NOTEBOOKS": "small",
     # Programs run for a few steps only and need not be fast.
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    # Programs that are measured, or that a child runs, have been compiled before.
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     # All share a kernel; the one that asks for devices need not be its first.
     "JAX_NUM_CPU_DEVICES": "6",
     # Warnings are errors, but for one of ipykernel to the writers of kernels, as it ends.
@@ -51,11 +48,7 @@ def kernel(tmp_path_factory):
     """One for all, since loading jax takes longer than most of what they do."""
     first = NotebookClient(nbformat.v4.new_notebook(), kernel_name="python3")
     with pytest.MonkeyPatch.context() as patch:
-        folders = {
-            name: str(tmp_path_factory.mktemp(name.lower()))
-            for name in ("TMPDIR", "JAX_COMPILATION_CACHE_DIR")
-        }
-        for name, value in {**SMALL, **folders}.items():
+        for name, value in {**SMALL, "TMPDIR": str(tmp_path_factory.mktemp("tmp"))}.items():
             patch.setenv(name, value)
         # The kernel has one of its own, which draws into the notebook.
         patch.delenv("MPLBACKEND", raising=False)
