@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -304,12 +305,17 @@ def show_setting(value: Any) -> str:
 
 
 def show_measure(measure: str, mean: float, std: float | None = None) -> str:
-    """A number in its unit, with its spread."""
+    """A number in its unit; of a spread, two digits, and of its mean as many decimals."""
     if measure.endswith("accuracy"):
         return show_percent(mean) if std is None else f"{100 * mean:.1f} ± {100 * std:.1f}%"
     units = {"train_bytes": show_bytes, "seconds_per_step": show_seconds}
     number = units.get(measure.partition(".")[0], show_number)
-    return number(mean) if std is None else f"{number(mean)} ± {number(std)}"
+    if std is None:
+        return number(mean)
+    if number is show_number and 0 < std < math.inf:
+        decimals = min(max(1 - math.floor(math.log10(std)), 0), 6)
+        return f"{mean:,.{decimals}f} ± {std:,.{decimals}f}"
+    return f"{number(mean)} ± {number(std)}"
 
 
 def show_tick(measure: str, value: float) -> str:

@@ -83,7 +83,7 @@ def test_a_sweep():
     page = results.study_page(study(document))
     header, _, line = cells(page)
     assert header == ["num_blocks", "overlap", "Fréchet distance ± std", "training memory", "n"]
-    assert line == ["2", "–", "0.25 ± 0.0707", "1 KiB", "2"]
+    assert line == ["2", "–", "0.250 ± 0.071", "1 KiB", "2"]
     assert "Runs: commit `fff0000`, a chip." in page
 
 

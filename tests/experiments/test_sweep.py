@@ -242,12 +242,12 @@ def test_means_over_seeds_and_the_costs_of_the_first(make, tmp_path):
     folder = tmp_path / "all"
     markdown = (folder / "table.md").read_text().splitlines()
     assert markdown[0].startswith("| num_blocks | Fréchet distance ± std | layers per sample |")
-    assert markdown[2].startswith("| 1 | 2 ± 1 | 30 | 1 MiB | 250 ms | 3 |")
+    assert markdown[2].startswith("| 1 | 2.0 ± 1.0 | 30 | 1 MiB | 250 ms | 3 |")
     with (folder / "table.csv").open() as file:
         line = list(csv.DictReader(file))[1]
     assert (line["partition.num_blocks"], line["frechet_distance_std"]) == ("2", "1.0")
     html = (folder / "table.html").read_text()
-    assert "2 ± 1" in html and html.count("<svg") == 1
+    assert "2.0 ± 1.0" in html and html.count("<svg") == 1
     assert not re.search(r"<(script|link|img)|url\((?!#)", html)
     assert (folder / "figure.png").stat().st_size > 0
     assert "num blocks" in (folder / "figure.svg").read_text()
