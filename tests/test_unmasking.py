@@ -141,10 +141,10 @@ def test_rare_tokens_are_drawn(key):
     def rare(key: Array) -> Array:
         return jnp.sum(draw(key, jnp.broadcast_to(logits, (count, 2))))
 
-    keys = jax.random.split(key, 64)
+    keys = jax.random.split(key, 24)
     found = int(jax.lax.map(rare, keys).sum())
-    # 8 are expected; 0 or more than 20 have a chance of 1 in 3,000.
-    assert 1 <= found <= 20
+    # 3 are expected; 0 have a chance of 5 in 100, and more than 11 of 1 in 14,000.
+    assert 1 <= found <= 11
 
 
 @pytest.mark.parametrize(

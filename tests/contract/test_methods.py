@@ -32,6 +32,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "noprop_digits.py:fm": CNN,
     "noprop_digits.py:backprop": {**CNN, "model.depth": 2},
 }
+# Of a kind with others: run by hand.
+ALIKE = {
+    "vit_digits.py:end_to_end",
+    "ff_digits.py:contrastive",
+    "noprop_digits.py:blocks",
+    "noprop_digits.py:fm",
+    "noprop_digits.py:backprop",
+}
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in METHODS]
 BRIEF = {
     "data.batch_size": 4,
     "placement.steps_per_dispatch": 1,
@@ -59,7 +68,7 @@ def train(setup: Setup, steps: int, workdir: Path | None = None) -> Model:
     )
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EACH)
 def test_resumes_exactly_and_answers_on_every_image(name: str, tmp_path: Path) -> None:
     setup = method(name)
     assert isinstance(setup.task, Task)

@@ -135,7 +135,10 @@ def test_refusals(runs, arguments, sentence):
 
 @pytest.mark.parametrize(
     ("config", "epoch"),
-    [("ar_lm1b.py:blocks", 900_000_000 // 256), ("ar_owt.py:end_to_end", 9_000_000_000 // 1024)],
+    [
+        pytest.param("ar_lm1b.py:blocks", 900_000_000 // 256, marks=pytest.mark.slow),
+        ("ar_owt.py:end_to_end", 9_000_000_000 // 1024),
+    ],
 )
 def test_published_models_on_a_folder_of_tokens(config, epoch, tmp_path):
     published = load_config(f"configs/{config}")
