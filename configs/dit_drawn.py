@@ -2,7 +2,10 @@
 
     python -m experiments.train --config=configs/dit_drawn.py:shapes --workdir=runs/shapes
 
-Small enough to be trained in minutes on one CPU core, and deep enough to be cut into 16.
+Small enough to be trained in minutes on one CPU core, and deep enough to be cut into 16. Tokens are
+wider than the 12 values of a patch, which have to pass through them: with 48 values in 48 channels
+4 blocks drew nothing but noise, at 2.21 nats per held-out value after 800 steps. Here it is 0.82
+after 2,000 steps, and the losses of training are lower after 250.
 """
 
 from ml_collections import ConfigDict
@@ -12,10 +15,10 @@ from dbjax.build import default_config
 
 def get_config(variant: str = "shapes") -> ConfigDict:
     config = default_config("dit")
-    config.model.update(size="tiny", patch_size=4, depth=16, width=48, num_heads=4)
+    config.model.update(size="tiny", patch_size=2, depth=16, width=32, num_heads=4)
     config.partition.num_blocks = 4
     config.optimizer.update(learning_rate=2e-3, warmup_steps=50, schedule="cosine", ema_decay=0.99)
-    config.training.update(steps=800, save_every=200)
+    config.training.update(steps=2000, save_every=500)
     config.placement.update(steps_per_visit=250, steps_per_dispatch=25)
     config.sampling.update(num_steps=32, guidance=1.0, batch_size=500)
     config.data.update(name=variant, batch_size=32)
