@@ -2,9 +2,10 @@
 
 Trains the uncut network and each cut for a share of the config's steps, with schedules shortened as
 much, and compares their denoising losses on test data: same examples, same noise. Names the largest
-number of blocks whose excess is within the tolerance, with the memory of each, and how layers might
-be shared out better. Prints a table; writes choice.json, figure.png and figure.svg into --out. Exit
-status 1 where the noise at hand leaves it undecided. For models that draw images or points.
+number of blocks whose excess is within the tolerance, with memory and training time of each, and
+how layers might be shared out better. Prints a table; writes choice.json, figure.png and figure.svg
+into --out. Exit status 1 where the noise at hand leaves it undecided. For models that draw images
+or points.
 """
 
 import argparse
@@ -37,11 +38,24 @@ from dbjax.metrics.denoising import DenoisingLoss
 from dbjax.planning import MOST_BLOCKS
 from experiments import cli
 from experiments.choice_figure import choice_figure
-from experiments.evaluate import train_bytes
+from experiments.evaluate import seconds_per_step, train_bytes
 from experiments.evaluate_images import HELD_OUT, held_out, held_out_loss
 from experiments.provenance import provenance
 from experiments.report import show_bytes
 from experiments.tables import aligned_table, save_figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a number of blocks costs in training.
+
+    Attributes:
+        train_bytes: memory of one step of the block that needs most.
+        seconds_per_round: one step of every block, one after the other.
+    """
+
+    train_bytes: int
+    seconds_per_round: float
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -72,14 +86,14 @@ def main(arguments: Sequence[str]) -> None:
         found[b].append(held_out_loss(setup, model, batch))
     losses = {b: np.stack([one.nats for one in own]) for b, own in found.items()}
     candidates = judge(losses, args.tolerance)
-    memory = {b: train_bytes(setup)["total"] for b, setup in setups.items()}
+    costs = measure(setups)
     chosen = largest(candidates)
     split = None if chosen is None else _split(setups[chosen], losses, found[1][0])
-    print(f"\n{table(candidates, memory)}\n\n{verdict(candidates, args.tolerance, args.seeds)}")
+    print(f"\n{table(candidates, costs)}\n\n{verdict(candidates, args.tolerance, args.seeds)}")
     if chosen is not None and chosen > 1:
         print(of_split(split))
     if args.out is not None:
-        _write(args.out, args, setups, found, candidates, memory, chosen, split)
+        _write(args.out, args, setups, found, candidates, costs, chosen, split)
     if chosen is None:
         raise SystemExit(1)
 
@@ -101,7 +115,13 @@ def make_setups(base: ConfigDict, counts: Sequence[int] | None, share: float) ->
     return {1: uncut, **{b: _probe(base, b, share) for b in sorted({*counts} - {1})}}
 
 
-def table(candidates: Sequence[Candidate], memory: Mapping[int, int]) -> str:
+def measure(setups: Mapping[int, Setup]) -> dict[int, Cost]:
+    """Memory and time of each number of blocks; times are taken in turn."""
+    seconds = seconds_per_step(setups)
+    return {b: Cost(train_bytes(setup)["total"], b * seconds[b]) for b, setup in setups.items()}
+
+
+def table(candidates: Sequence[Candidate], costs: Mapping[int, Cost]) -> str:
     """A line for each number of blocks."""
     lines = [
         [
@@ -109,12 +129,21 @@ def table(candidates: Sequence[Candidate], memory: Mapping[int, int]) -> str:
             f"{one.excess:+.4f}" if one.num_blocks > 1 else "–",
             f"{one.error:.4f}" if one.num_blocks > 1 else "–",
             one.verdict if one.num_blocks > 1 else "uncut",
-            show_bytes(memory[one.num_blocks]),
-            f"{memory[one.num_blocks] / memory[1]:.2f}",
+            show_bytes(costs[one.num_blocks].train_bytes),
+            f"{costs[one.num_blocks].train_bytes / costs[1].train_bytes:.2f}",
+            f"{costs[one.num_blocks].seconds_per_round / costs[1].seconds_per_round:.2f}",
         ]
         for one in candidates
     ]
-    header = ["B", "excess loss", "± error", "tolerance", "training memory", "of B = 1"]
+    header = [
+        "B",
+        "excess loss",
+        "± error",
+        "tolerance",
+        "training memory",
+        "of B = 1",
+        "time of B = 1",
+    ]
     return aligned_table(header, lines)
 
 
@@ -213,7 +242,7 @@ def _write(
     setups: Mapping[int, Setup],
     found: Mapping[int, Sequence[DenoisingLoss]],
     candidates: Sequence[Candidate],
-    memory: Mapping[int, int],
+    costs: Mapping[int, Cost],
     chosen: int | None,
     split: Split | None,
 ) -> None:
@@ -230,7 +259,8 @@ def _write(
         "uncut": first.total,
         "num_blocks": chosen,
         "candidates": [
-            dataclasses.asdict(one) | {"train_bytes": memory[one.num_blocks]} for one in candidates
+            dataclasses.asdict(one) | dataclasses.asdict(costs[one.num_blocks])
+            for one in candidates
         ],
         "split": split and dataclasses.asdict(split),
         "levels": [

@@ -11,7 +11,7 @@ import statistics
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from ml_collections import ConfigDict
@@ -37,6 +37,8 @@ from experiments.evaluate_images import image_results
 from experiments.evaluate_text import NUM_TEXTS, text_quality
 from experiments.image_features import FeatureRequest, add_arguments, request_of
 from experiments.provenance import provenance
+
+K = TypeVar("K")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -111,7 +113,7 @@ def evaluate(
         path: session.load(setup.trainer, path, shared=setup.placement.interface == "shared")
         for path, setup in setups.items()
     }
-    seconds = {} if quality_only else _seconds_per_step(setups)
+    seconds = {} if quality_only else seconds_per_step(setups)
     results = {}
     for path, setup in setups.items():
         task, model, family = setup.task, models[path], setup.config.family
@@ -195,20 +197,20 @@ def train_bytes(setup: Setup) -> dict[str, int]:
     return dataclasses.asdict(step_memory(setup.trainer, largest, batch))
 
 
-def _seconds_per_step(setups: Mapping[Path, Setup]) -> dict[Path, float]:
-    """Median wall time of one update of one block (mean over blocks), all runs in turn."""
+def seconds_per_step(setups: Mapping[K, Setup]) -> dict[K, float]:
+    """Median wall time of one update of one block (mean over blocks), all setups in turn."""
     programs = {}
-    for path, setup in setups.items():
+    for name, setup in setups.items():
         stream = make_stream(setup.dataset, setup.data, seed=setup.trainer.seed, block=0)
         batches = to_device(stream.take(setup.placement.steps_per_dispatch))
         # Blocks of as many layers run one program.
         for count, block in _kinds(setup).items():
-            programs[path, count] = _advancing(setup.trainer, block, batches)
+            programs[name, count] = _advancing(setup.trainer, block, batches)
     seconds = side_by_side(programs)
     return {
-        path: statistics.mean(seconds[path, len(own)] for own in setup.task.partition.layers)
+        name: statistics.mean(seconds[name, len(own)] for own in setup.task.partition.layers)
         / setup.placement.steps_per_dispatch
-        for path, setup in setups.items()
+        for name, setup in setups.items()
     }
 
 

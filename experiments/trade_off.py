@@ -1,8 +1,9 @@
 """Draws the answer to "how many blocks may I use?" from a sweep over numbers of blocks.
 
 Reads the sweep.json of configs/sweeps/trade_off.py, or of another sweep over data and numbers of
-blocks, and draws quality and memory relative to the uncut network, a curve for each data set. What
-`experiments.choose_blocks` chose is ringed. Points that are missing are not drawn, and named.
+blocks, and draws quality and memory relative to the uncut network, a curve for each data set. Of
+`experiments.choose_blocks` it draws what was chosen, as rings, and the training time that was
+measured side by side. Points that are missing are not drawn, and named.
 """
 
 import json
@@ -52,12 +53,10 @@ def main(arguments: Sequence[str]) -> None:
     measure = args.measure or document["measures"][0]
     measures = ", ".join(document["measures"])
     require(measure in document["measures"], "--measure", measure, measures)
-    chosen = {}
-    for file in args.choices:
-        choice = json.loads(file.read_text())
-        chosen[choice["data"]] = choice["num_blocks"]
+    choices = [json.loads(file.read_text()) for file in args.choices]
+    chosen = {choice["data"]: choice["num_blocks"] for choice in choices}
     quality, memory = (relative(document, key) for key in (measure, MEMORY))
-    figure = trade_off_figure(quality, memory, label(measure), chosen)
+    figure = trade_off_figure(quality, memory, times(choices), label(measure), chosen)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
         figure.savefig(args.out, dpi=200)
@@ -89,36 +88,58 @@ def relative(document: Mapping[str, Any], measure: str) -> dict[str, dict[int, f
     return curves
 
 
+def times(choices: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    """Time of a step of all blocks, as a multiple of the uncut network's, by data set.
+
+    Args:
+        choices: what is in files choice.json.
+    """
+    found = {
+        choice["data"]: {
+            one["num_blocks"]: one["seconds_per_round"] for one in choice["candidates"]
+        }
+        for choice in choices
+    }
+    return {data: {b: x / values[1] for b, x in values.items()} for data, values in found.items()}
+
+
 @matplotlib.rc_context(STYLE)
 def trade_off_figure(
-    quality: Curves, memory: Curves, measure: str, chosen: Mapping[str, int | None]
+    quality: Curves, memory: Curves, time: Curves, measure: str, chosen: Mapping[str, int | None]
 ) -> Figure:
-    """Quality above, memory below, over the number of blocks, both relative to B = 1.
+    """Quality, memory and time, one above the other, over the number of blocks.
 
     Args:
         quality: multiples of the uncut network's measure.
         memory: shares of its training memory.
+        time: multiples of its training time; none is drawn where there are none.
         measure: in words.
         chosen: number of blocks by data set, where there is a choice.
     """
-    figure = Figure(figsize=(FIGURE_SIZE[0], 1.4 * FIGURE_SIZE[1]), layout="constrained")
+    panels = [
+        (f"{measure}\n(times B = 1, less is better)", quality),
+        ("training memory\n(share of B = 1)", memory),
+        *([("training time\n(times B = 1)", time)] if time else []),
+    ]
+    colours = {data: number for number, data in enumerate(quality)}
+    size = FIGURE_SIZE[0], 0.7 * len(panels) * FIGURE_SIZE[1]
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    top, bottom = figure.subplots(2, 1, sharex=True)
-    for axes, curves in ((top, quality), (bottom, memory)):
-        for number, (data, values) in enumerate(curves.items()):
-            _draw(axes, values, number, data, chosen.get(data))
+    columns = figure.subplots(len(panels), 1, sharex=True)
+    for axes, (said, curves) in zip(columns, panels, strict=True):
+        for data, values in curves.items():
+            if data in colours:
+                _draw(axes, values, colours[data], data, chosen.get(data))
         axes.axhline(1, color=INK, lw=1, ls=(0, (4, 2)), zorder=1)
         axes.margins(y=0.15)
         axes.grid()
-    counts = sorted(
-        {b for curves in (quality, memory) for values in curves.values() for b in values}
-    )
-    blocks_axis(bottom, counts)
-    top.set_ylabel(f"{measure}\n(times B = 1, less is better)")
-    top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
-    bottom.set_ylabel("training memory\n(share of B = 1)")
-    bottom.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
-    bottom.set_ylim(bottom=0)
+        axes.set_ylabel(said)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    top, below = columns[0], columns[1]
+    below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    for axes in columns[1:]:
+        axes.set_ylim(bottom=0)
+    blocks_axis(columns[-1], sorted({b for values in quality.values() for b in values}))
     if any(chosen.get(data) for data in quality):
         top.plot([], [], **{**RING, "ms": 8}, label="chosen by the probe")
     handles, names = top.get_legend_handles_labels()

@@ -58,7 +58,7 @@ def test_what_it_starts_are_the_ordinary_programs(tmp_path, monkeypatch, quick_c
     monkeypatch.setattr(sweep_run.Runner, "_process", in_this_process)
     # What takes long to compile and is tested elsewhere.
     monkeypatch.setattr(evaluate, "loss_over_noise", lambda *_: [])
-    monkeypatch.setattr(evaluate, "_seconds_per_step", lambda setups: dict.fromkeys(setups, 0.25))
+    monkeypatch.setattr(evaluate, "seconds_per_step", lambda setups: dict.fromkeys(setups, 0.25))
     monkeypatch.setattr(evaluate, "train_bytes", lambda setup: {"total": 2**20})
     program.main(arguments(tmp_path, ONE_RUN))
     rows = rows_of(tmp_path)

@@ -39,7 +39,11 @@ def test_a_probe_says_how_many_blocks(chosen):
     assert {one["verdict"] for one in choice["candidates"]} == {"within"}
     added = sum(row["B = 2"] - row["B = 1"] for row in choice["levels"])
     assert added == pytest.approx(choice["candidates"][1]["excess"], rel=1e-6)
-    assert choice["candidates"][1]["train_bytes"] < choice["candidates"][0]["train_bytes"]
+    uncut, cut = choice["candidates"]
+    assert cut["train_bytes"] < uncut["train_bytes"]
+    # Two blocks of a layer each, beside one of two.
+    assert 0.1 < cut["seconds_per_round"] / uncut["seconds_per_round"] < 10
+    assert trade_off.times([choice])["spiral"].keys() == {1, 2}
     assert (out / "figure.png").stat().st_size > 0
 
 
@@ -111,7 +115,9 @@ def test_trade_off_is_drawn_relative_to_the_uncut_network(tmp_path, capsys):
     assert trade_off.relative(made, "train_bytes.total") == {"shapes": {1: 1.0, 4: 0.25}}
     sweep, choice = tmp_path / "sweep.json", tmp_path / "choice.json"
     sweep.write_text(json.dumps(made))
-    choice.write_text(json.dumps({"data": "shapes", "num_blocks": 4}))
+    times = {"candidates": [{"num_blocks": b, "seconds_per_round": 2 + b} for b in (1, 4)]}
+    choice.write_text(json.dumps({"data": "shapes", "num_blocks": 4, **times}))
+    assert trade_off.times([json.loads(choice.read_text())]) == {"shapes": {1: 1.0, 4: 2.0}}
     trade_off.main([f"--sweep={sweep}", f"--choices={choice}", f"--out={tmp_path / 'a.png'}"])
     assert (tmp_path / "a.png").stat().st_size > 0
     assert "not measured: textures 1" in capsys.readouterr().out

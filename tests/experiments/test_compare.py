@@ -50,7 +50,7 @@ def finished(tmp_path_factory, quick_compilation):
         # What takes long to compile and is tested elsewhere.
         patch.setattr(evaluate_classifier, "diagnose", lambda *_, **__: {})
         patch.setattr(evaluate, "loss_over_noise", lambda *_: [])
-        patch.setattr(evaluate, "_seconds_per_step", lambda setups: dict.fromkeys(setups, 0.25))
+        patch.setattr(evaluate, "seconds_per_step", lambda setups: dict.fromkeys(setups, 0.25))
         patch.setattr(evaluate, "train_bytes", lambda setup: {"total": 2**20})
         compare.main(given)
     return folder / "runs", given
