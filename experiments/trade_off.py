@@ -23,6 +23,7 @@ from experiments import cli
 from experiments.choice_figure import RING, blocks_axis
 from experiments.sweep_figure import MARKERS
 from experiments.sweep_output import label
+from experiments.trade_off_samples import samples_figure
 
 DATA, BLOCKS, MEMORY = "data.name", "partition.num_blocks", "train_bytes.total"
 
@@ -47,6 +48,12 @@ def main(arguments: Sequence[str]) -> None:
         help="of the sweep, the less the better; default: its first",
     )
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="PNG to write")
+    parser.add_argument(
+        "--samples",
+        metavar="FILE",
+        type=Path,
+        help="PNG to write of samples from the same noise; the sweep's runs must be there",
+    )
     args = parser.parse_args(arguments)
     require(args.sweep.is_file(), "--sweep", str(args.sweep), "a sweep.json")
     document = json.loads(args.sweep.read_text())
@@ -57,11 +64,18 @@ def main(arguments: Sequence[str]) -> None:
     chosen = {choice["data"]: choice["num_blocks"] for choice in choices}
     quality, memory = (relative(document, key) for key in (measure, MEMORY))
     figure = trade_off_figure(quality, memory, times(choices), label(measure), chosen)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(args.out, dpi=200)
+    figures = {args.out: figure}
+    if args.samples is not None:
+        figures[args.samples] = samples_figure(runs(document, args.sweep.parent))
+    for file, drawn in figures.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with matplotlib.rc_context(STYLE):
+            drawn.savefig(file, dpi=200)
     missing = [row["name"] for row in document["rows"] if row["status"] != "done"]
-    print(f"wrote {args.out}" + (f"; not measured: {', '.join(missing)}" if missing else ""))
+    print(
+        f"wrote {', '.join(map(str, figures))}"
+        + (f"; not measured: {', '.join(missing)}" if missing else "")
+    )
 
 
 def relative(document: Mapping[str, Any], measure: str) -> dict[str, dict[int, float]]:
@@ -86,6 +100,17 @@ def relative(document: Mapping[str, Any], measure: str) -> dict[str, dict[int, f
     if not curves:
         raise SettingError("--sweep has no uncut network; allowed: one where B = 1 is done")
     return curves
+
+
+def runs(document: Mapping[str, Any], folder: Path) -> dict[str, dict[int, Path]]:
+    """The first run of each point that is done, by data set and number of blocks."""
+    found: dict[str, dict[int, Path]] = {}
+    for row in document["rows"]:
+        if row["status"] == "done":
+            settings = row["settings"]
+            own = found.setdefault(str(settings.get(DATA, "")), {})
+            own[settings[BLOCKS]] = folder / row["runs"][0]["folder"]
+    return found
 
 
 def times(choices: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:

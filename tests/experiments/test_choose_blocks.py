@@ -2,11 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dbjax.choosing import Candidate, Split
+from dbjax.config import load_config
 from dbjax.errors import SettingError
-from experiments import choose_blocks, trade_off
+from dbjax.workdir import claim
+from experiments import choose_blocks, trade_off, trade_off_samples
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -126,3 +130,37 @@ def test_trade_off_is_drawn_relative_to_the_uncut_network(tmp_path, capsys):
 def test_a_sweep_without_the_uncut_network_is_refused():
     with pytest.raises(SettingError, match="no uncut network"):
         trade_off.relative(document(("shapes", 4, 3.0)), "frechet_distance")
+
+
+def test_samples_of_every_number_of_blocks_are_shown_below_real_ones(tmp_path):
+    rows = []
+    for b in (4, 1):
+        folder = tmp_path / f"blocks_{b}"
+        claim(folder, load_config("configs/dit_drawn.py:shapes", {"partition.num_blocks": b}))
+        settings = {"data.name": "shapes", "partition.num_blocks": b}
+        values = {key: {"mean": 1.0} for key in ("frechet_distance", "train_bytes.total")}
+        runs = [{"folder": folder.name}]
+        rows.append({"status": "done", "settings": settings, "values": values, "runs": runs})
+    sweep, out = tmp_path / "sweep.json", tmp_path / "samples.png"
+    sweep.write_text(json.dumps({"measures": ["frechet_distance"], "rows": rows}))
+    arguments = [f"--sweep={sweep}", f"--out={tmp_path / 'a.png'}", f"--samples={out}"]
+    with pytest.raises(SettingError, match=r"blocks_1/samples/samples.npz is missing"):
+        trade_off.main(arguments)
+    assert not (tmp_path / "a.png").exists()
+    colours = {1: (255, 0, 0), 4: (0, 0, 255)}
+    for b, colour in colours.items():
+        (tmp_path / f"blocks_{b}" / "samples").mkdir()
+        np.savez(
+            tmp_path / f"blocks_{b}" / "samples" / "samples.npz",
+            image=np.broadcast_to(np.uint8(colour), (15, 16, 16, 3)),
+            label=np.arange(15) % 5,
+        )
+    trade_off.main(arguments)
+    picture = np.asarray(Image.open(out).convert("RGB"))
+    top = {b: np.argwhere((picture == colour).all(-1))[0][0] for b, colour in colours.items()}
+    assert 0 < top[1] < top[4]
+
+
+def test_real_ones_are_of_the_classes_of_samples_and_none_is_shown_twice():
+    labels = np.array([0, 1, 1, 2, 0])
+    assert list(trade_off_samples._of_classes(labels, [1, 1, 1, 0])) == [1, 2, 0, 4]
