@@ -30,7 +30,7 @@ def samples_figure(folders: Mapping[str, Mapping[int, Path]]) -> Figure:
         SettingError: if a run has no samples, or none that are images.
     """
     rows = max(map(len, folders.values())) + 1
-    figure = Figure(figsize=(6.4, (0.48 * rows + 0.3) * len(folders)), layout="constrained")
+    figure = Figure(figsize=(6.4, (0.48 * rows + 0.3) * len(folders)), layout="compressed")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(folders), 1, squeeze=False)[:, 0]
     for axes, (data, runs) in zip(panels, folders.items(), strict=True):
