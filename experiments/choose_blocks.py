@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> None:
     costs = measure(setups)
     chosen = largest(candidates)
     split = None if chosen is None else _split(setups[chosen], losses, found[1][0])
-    print(f"\n{table(candidates, costs)}\n\n{verdict(candidates, args.tolerance, args.seeds)}")
+    print(f"\n{table(candidates, costs)}\n\n{verdict(candidates, args)}")
     if chosen is not None and chosen > 1:
         print(of_split(split))
     if args.out is not None:
@@ -147,7 +147,7 @@ def table(candidates: Sequence[Candidate], costs: Mapping[int, Cost]) -> str:
     return aligned_table(header, lines)
 
 
-def verdict(candidates: Sequence[Candidate], tolerance: float, seeds: int) -> str:
+def verdict(candidates: Sequence[Candidate], args: argparse.Namespace) -> str:
     """The answer in words, and what it does not know."""
     chosen = largest(candidates)
     if chosen is None:
@@ -163,10 +163,16 @@ def verdict(candidates: Sequence[Candidate], tolerance: float, seeds: int) -> st
         lines.append(f"Not decided by the noise at hand: {names}; more --seeds or --share may.")
     if chosen == candidates[-1].num_blocks:
         lines.append("More blocks than that were not tried.")
+    seeds = ", which know nothing of other seeds" if args.seeds == 1 else f", {args.seeds} seeds"
     lines.append(
-        f"Loss in nats per value, tolerance {tolerance:g}, decided at {CERTAIN:g} standard errors"
-        + (", which know nothing of other seeds." if seeds == 1 else f", {seeds} seeds.")
+        f"Loss in nats per value, tolerance {args.tolerance:g}, decided at {CERTAIN:g} standard "
+        f"errors{seeds}."
     )
+    if args.share < 1 and chosen != 1:
+        lines.append(
+            f"After {args.share:g} of the steps: cuts may be ahead early and behind at the end, as "
+            "they were in docs/guides/blocks_count.md; a larger --share knows more."
+        )
     return "\n".join(lines)
 
 

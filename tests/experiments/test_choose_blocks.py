@@ -1,5 +1,6 @@
 """The probe end to end on the spiral, its words and refusals, and the figure of a trade-off."""
 
+import argparse
 import json
 
 import numpy as np
@@ -75,8 +76,9 @@ def candidates(*verdicts):
 
 
 def test_the_answer_in_words():
-    def said(*verdicts, seeds=1):
-        return choose_blocks.verdict(candidates(*verdicts), 0.01, seeds)
+    def said(*verdicts, seeds=1, share=0.2):
+        args = argparse.Namespace(tolerance=0.01, seeds=seeds, share=share)
+        return choose_blocks.verdict(candidates(*verdicts), args)
 
     assert said("within", "within", "beyond").startswith("Up to 2 blocks")
     assert said("within", "beyond", "beyond").startswith("Leave it uncut")
@@ -84,6 +86,8 @@ def test_the_answer_in_words():
     assert "B = 4" in said("within", "within", "undecided")
     assert "know nothing of other seeds" in said("within", "within")
     assert "3 seeds" in said("within", "within", seeds=3)
+    assert "After 0.2 of the steps" in said("within", "within")
+    assert "of the steps" not in said("within", "within", share=1) + said("within", "beyond")
 
 
 def test_the_split_in_words():
