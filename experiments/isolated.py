@@ -1,14 +1,11 @@
 """Trains each block in a process of its own on this machine; what dies is started again.
 
 The processes know neither each other nor this one: each is `experiments.train --blocks=...`, which
-can as well be started by hand, on any machine. Showing each process one of several GPUs, or one TPU
-chip, goes by documented variables and was not tried on such machines.
+can as well be started by hand, on any machine.
 """
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,21 +18,15 @@ from tqdm.auto import tqdm
 
 from dbjax.build import Setup, build
 from dbjax.checkpoint import Checkpoints
-from dbjax.errors import SettingError, require
+from dbjax.errors import require
 from dbjax.loop import Interruption
 from dbjax.transfer import plan
 from dbjax.workdir import claim, hold
+from experiments.processes import Share, find_devices, reason_of_end, shares
 
 MAX_RESTARTS = 5  # of one process, without a new checkpoint in between
 _LOOK_EVERY, _TELL_EVERY = 0.2, 60.0  # seconds; the second where there is no terminal
 _BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} steps{postfix}"
-
-# The two cores of an older TPU chip are two devices, which one process has to share.
-_FIND_DEVICES = """
-import jax
-places = {str(d.coords) if d.platform == "tpu" else d.id for d in jax.local_devices()}
-print(jax.default_backend(), len(places))
-"""
 
 
 def launch(config: ConfigDict, path: Path, processes: int | None = None) -> int:
@@ -71,8 +62,8 @@ def launch(config: ConfigDict, path: Path, processes: int | None = None) -> int:
     children: list[Child] = []
     try:
         with Interruption() as interrupted:
-            for i, blocks in enumerate(groups):
-                children.append(Child(workdir, blocks, device_variables(backend, i, os.environ)))
+            for blocks, share in zip(groups, shares(backend, len(groups)), strict=True):
+                children.append(Child(workdir, blocks, share))
             _watch(children, target, setup, interrupted)
     finally:
         for child in children:
@@ -87,39 +78,10 @@ def launch(config: ConfigDict, path: Path, processes: int | None = None) -> int:
     return 1
 
 
-def find_devices() -> tuple[str, int]:
-    """Backend and number of devices (TPU: chips) of this machine, without keeping hold of them.
-
-    Raises:
-        SettingError: if jax finds none.
-    """
-    found = subprocess.run([sys.executable, "-c", _FIND_DEVICES], capture_output=True, text=True)
-    if found.returncode != 0:
-        reason = found.stderr.strip().rpartition("\n")[2]
-        raise SettingError(f"jax finds no device on this machine: {reason}")
-    backend, number = found.stdout.split()[-2:]
-    return backend, int(number)
-
-
 def share_out(num_blocks: int, *limits: int | None) -> list[tuple[int, ...]]:
     """The blocks of each process, as many processes as blocks and limits allow."""
     count = min([num_blocks, *(limit for limit in limits if limit is not None)])
     return [tuple(share.tolist()) for share in np.array_split(np.arange(num_blocks), count)]
-
-
-def device_variables(backend: str, device: int, environment: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables that show a process one device only.
-
-    `device` counts from 0 among those that `environment`, of this process, shows to jax.
-    """
-    if backend not in ("gpu", "tpu"):
-        return {}
-    name = "CUDA_VISIBLE_DEVICES" if backend == "gpu" else "TPU_VISIBLE_CHIPS"
-    visible = environment.get(name)
-    variables = {name: visible.split(",")[device].strip() if visible else str(device)}
-    if backend == "tpu":
-        variables |= {"TPU_PROCESS_BOUNDS": "1,1,1", "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1"}
-    return variables
 
 
 class Restarts:
@@ -141,7 +103,7 @@ class Restarts:
 class Child:
     """A process that trains some of the blocks; `outcome` is None until it has ended for good."""
 
-    def __init__(self, workdir: Path, blocks: Sequence[int], variables: Mapping[str, str]) -> None:
+    def __init__(self, workdir: Path, blocks: Sequence[int], share: Share) -> None:
         self.blocks = blocks
         self.outcome: str | None = None
         self._restarts = Restarts()
@@ -152,14 +114,14 @@ class Child:
         self._log.parent.mkdir(exist_ok=True)
         self._command = [sys.executable, "-m", "experiments.train", "--quiet"]
         self._command += [f"--workdir={workdir}", f"--blocks={','.join(map(str, blocks))}"]
-        self._env = {**os.environ, **variables}
+        self._share = share
         self._start()
 
     def _start(self) -> None:
         self._started = time.time()
         with self._log.open("ab") as log:
             self._printed = log.tell()
-            self.process = subprocess.Popen(self._command, env=self._env, stdout=log, stderr=log)
+            self.process = self._share.start(self._command, stdout=log, stderr=log)
 
     def saved(self) -> dict[int, int]:
         """The last checkpoint of each of its blocks, in steps; 0 before there is one."""
@@ -211,25 +173,6 @@ class Child:
             lines = file.read().split(b"\n")[:-1]
         row = json.loads(lines[-1]) if lines else {}
         return row if row.get("time", 0) > self._started else {}
-
-
-def reason_of_end(status: int, log: Path, start: int) -> tuple[str, bool]:
-    """Why a process that failed has ended, and whether it would do so again.
-
-    Args:
-        status: its exit status; below 0 the signal that killed it.
-        log: where it has printed.
-        start: of what it has printed there, in bytes.
-    """
-    if status < 0:
-        return f"killed by {signal.Signals(-status).name}", False
-    printed = log.read_bytes()[start:].decode(errors="replace")
-    lines = [f"exit status {status}", *filter(str.strip, printed.splitlines())]
-    # Python, too, exits with 1: after an error nobody expected, such as a full device.
-    refusals = [line for line in lines if line.startswith("error: ") and status in (1, 2)]
-    if refusals:
-        return refusals[-1].removeprefix("error: "), True
-    return lines[-1], False
 
 
 def _watch(children: Sequence[Child], target: int, setup: Setup, stop: Interruption) -> None:

@@ -25,8 +25,8 @@ from tqdm.auto import tqdm
 from dbjax.errors import require
 from dbjax.loop import Interruption
 from dbjax.workdir import claim, write_whole
-from experiments.isolated import device_variables, find_devices, reason_of_end
 from experiments.many_runs import finished
+from experiments.processes import Share, find_devices, reason_of_end, shares
 from experiments.sweep_points import Trial, is_of
 
 _LOOK_EVERY, _WAIT = 0.1, 1.0  # seconds: for a process of ours, for one of others
@@ -100,14 +100,13 @@ class Runner:
         self._kill = threading.Event()
         self._processes = processes
         self._shows = processes == 1 and sys.stderr.isatty()
-        self._devices: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
+        self._shares: queue.SimpleQueue[Share] = queue.SimpleQueue()
         backend, count = ("cpu", processes) if processes == 1 else find_devices()
         allowed = f"1 to {count}, the devices of this machine"
         require(backend == "cpu" or processes <= count, "--processes", processes, allowed)
         self._bar = tqdm(total=len(trials), unit="point", disable=processes == 1)
-        for slot in range(processes):
-            alone = device_variables(backend, slot, os.environ) if processes > 1 else {}
-            self._devices.put(alone)
+        for share in shares(backend, processes):
+            self._shares.put(share)
 
     def run(self) -> None:
         """Runs all; returns early when it is to stop, which its processes have done by then."""
@@ -144,14 +143,14 @@ class Runner:
         with hold(trials[0].folder) as lock:
             if lock is None:
                 return False
-            device = self._devices.get()
+            share = self._shares.get()
             try:
-                self._make_held(trials, lock, device)
+                self._make_held(trials, lock, share)
             finally:
-                self._devices.put(device)
+                self._shares.put(share)
         return True
 
-    def _make_held(self, trials: Sequence[Trial], lock: int, device: Mapping[str, str]) -> None:
+    def _make_held(self, trials: Sequence[Trial], lock: int, share: Share) -> None:
         untrained: str | None = None
         for trial in trials:
             if self._stop():
@@ -162,7 +161,7 @@ class Runner:
             else:
                 self._tell(name)
                 (trial.out / "failed.json").unlink(missing_ok=True)
-                run = functools.partial(self._process, trial.log, lock, device)
+                run = functools.partial(self._process, trial.log, lock, share)
                 reason = untrained or (untrained := self._train(trial, run))
                 if reason is None and not self._stop():
                     # The costs of training are the same for all trials of a point or run.
@@ -199,7 +198,7 @@ class Runner:
         return reason
 
     def _process(
-        self, log: Path, lock: int, device: Mapping[str, str], program: str, *arguments: str
+        self, log: Path, lock: int, share: Share, program: str, *arguments: str
     ) -> str | None:
         """Runs a program to its end; returns why it failed, if it did."""
         size = shutil.get_terminal_size()
@@ -211,16 +210,15 @@ class Runner:
             "TQDM_MININTERVAL": "0.5",
             CACHE: os.environ.get(CACHE, str(self._compiled)),
             **({} if self._shows else {"TQDM_DISABLE": "1"}),
-            **device,
         }
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file, log.open("rb") as printed:
             start = printed.seek(0, os.SEEK_END)
             # To a file even where it is shown: what this starts may live longer than this. So does
             # the lock then, which keeps others from doing the same meanwhile.
-            process = subprocess.Popen(
+            process = share.start(
                 command(program, *arguments),
-                env={**os.environ, **variables},
+                more=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,

@@ -5,8 +5,8 @@ from filelock import FileLock
 
 from dbjax.config import config_to_json, load_config
 from dbjax.errors import SettingError
-from experiments import isolated, train
-from experiments.isolated import MAX_RESTARTS, Restarts, device_variables, share_out
+from experiments import isolated, processes, train
+from experiments.isolated import MAX_RESTARTS, Restarts, share_out
 
 SPIRAL = "--config=configs/spiral.py"
 
@@ -23,34 +23,6 @@ SPIRAL = "--config=configs/spiral.py"
 )
 def test_every_block_has_one_process(limits, groups):
     assert share_out(5, *limits) == groups
-
-
-@pytest.mark.parametrize(
-    ("visible", "expected"),
-    [
-        (None, ["0", "1"]),
-        ("", ["0", "1"]),
-        ("3,5", ["3", "5"]),
-        ("GPU-7b1e, GPU-02ac", ["GPU-7b1e", "GPU-02ac"]),
-    ],
-)
-def test_every_process_sees_one_device_of_those_that_may_be_used(visible, expected):
-    for backend, name in (("gpu", "CUDA_VISIBLE_DEVICES"), ("tpu", "TPU_VISIBLE_CHIPS")):
-        environment = {} if visible is None else {name: visible}
-        found = [device_variables(backend, device, environment) for device in range(2)]
-        assert [variables[name] for variables in found] == expected
-
-
-def test_a_process_of_its_own_on_one_tpu_chip():
-    assert device_variables("tpu", 2, {}) == {
-        "TPU_VISIBLE_CHIPS": "2",
-        "TPU_PROCESS_BOUNDS": "1,1,1",
-        "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
-    }
-
-
-def test_processes_share_the_cpu():
-    assert device_variables("cpu", 2, {"CUDA_VISIBLE_DEVICES": "0"}) == {}
 
 
 def test_gives_up_after_five_restarts_without_a_checkpoint():
@@ -83,7 +55,7 @@ def test_a_new_checkpoint_of_any_of_its_blocks_starts_the_count_anew():
 def test_bad_settings_are_refused_before_any_process_is_started(
     tmp_path, monkeypatch, arguments, sentence
 ):
-    monkeypatch.setattr(isolated.subprocess, "Popen", None)
+    monkeypatch.setattr(processes.subprocess, "Popen", None)
     isolating = [SPIRAL, "--config.placement.name=isolated", f"--workdir={tmp_path / 'run'}"]
     with pytest.raises(SettingError) as error:
         train.main([*isolating, *arguments])
@@ -93,7 +65,7 @@ def test_bad_settings_are_refused_before_any_process_is_started(
 
 def test_blocks_that_a_killed_launcher_left_training_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(isolated, "find_devices", lambda: ("cpu", 1))
-    monkeypatch.setattr(isolated.subprocess, "Popen", None)
+    monkeypatch.setattr(processes.subprocess, "Popen", None)
     lock = tmp_path / "checkpoints" / "block_01.lock"
     lock.parent.mkdir()
     (tmp_path / "config.json").write_text(config_to_json(load_config("configs/spiral.py")))
