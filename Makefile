@@ -15,9 +15,10 @@ PYTEST_ARGS ?=
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin/python
 
-# Compiled programs bring their own threads; those of BLAS would only compete with them.
+# Compiled programs bring their own threads; those of BLAS would only compete with them. The tests of
+# a file stay together, since they share what takes longest.
 TEST := JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
-	$(RUN) -m pytest --numprocesses=$(WORKERS) --dist=worksteal
+	$(RUN) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 help:
 	@echo "make demo      train a small model block by block, beside its end-to-end twin, and report"

@@ -1,5 +1,6 @@
 """A strict session: simulated devices, no silent broadcasting, shapes checked at run time."""
 
+import atexit
 import os
 import sys
 import tempfile
@@ -11,12 +12,18 @@ assert "jax" not in sys.modules, "jax is imported before tests/conftest.py could
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("MPLBACKEND", "agg")
+# Each program is compiled once, whichever worker, or process of a test, is the first to need it.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.TemporaryDirectory(prefix="dbjax_compiled_")
+    atexit.register(compiled.cleanup)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
 
 import hypothesis
 import jax
 import jaxtyping
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 # From here on every module of dbjax that is imported has its annotations, shapes among them,
 # checked at each call.
@@ -33,28 +40,6 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("dbjax")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compile_once() -> Iterator[None]:
-    """Compiles each program once, whether a test is the first to need it or a process of one's.
-
-    Workers do not share what they compile: jax writes it in place, so that one of them might read
-    what another has half written, which is a warning.
-    """
-    with tempfile.TemporaryDirectory(prefix="dbjax_compiled_") as folder:
-        settings = {
-            "jax_compilation_cache_dir": folder,
-            "jax_persistent_cache_min_compile_time_secs": 0.0,
-            "jax_persistent_cache_min_entry_size_bytes": -1,
-        }
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in settings.items():
-                jax.config.update(name, value)
-                patch.setenv(name.upper(), str(value))
-            # What was compiled while tests were collected has settled that there is no cache.
-            compilation_cache.reset_cache()
-            yield
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from dbjax.noise import LogNormalNoise
 from dbjax.partition import PartitionConfig, make_partition
 from dbjax.sampling import Sampler, SamplingConfig
 
-pytestmark = pytest.mark.usefixtures("few_walks")
+pytestmark = pytest.mark.usefixtures("few_walks", "quick_compilation")
 CLASSES, WIDTH = 3, 4
 NOISE = LogNormalNoise()
 LABEL = np.tile(np.arange(CLASSES, dtype=np.int32), 7)

@@ -12,6 +12,8 @@ from dbjax.exchange import lend, pool_layers
 from dbjax.noise import LogNormalNoise
 from dbjax.partition import PartitionConfig, make_partition
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize(
     ("context", "expected"),

@@ -30,6 +30,8 @@ from dbjax.partition import PartitionConfig, make_partition
 from dbjax.task import Task
 from tests.helpers import relative_distance
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CLASSES, SHAPE, DEPTH = 3, (4, 4, 1), 3
 NOISE = LogNormalNoise()
 CODES = label_codes(jax.random.key(1), CLASSES, 2, 1, 1.5)

@@ -150,20 +150,29 @@ def test_stopping_and_continuing_changes_nothing(
         assert distance(run.placement.state(b), reference[b]) < 1e-6
 
 
+AVERAGED = {"interface": "shared", "sync_every": 8}
+
+
+@pytest.fixture(scope="module")
+def averaged() -> dict[int, BlockState]:
+    """12 steps with a shared interface that is averaged every 8."""
+    return train("stacked", 12, **AVERAGED)
+
+
 @pytest.mark.parametrize("second", PLACEMENTS)
 @pytest.mark.parametrize("chunks", range(1, 8))
-def test_stopping_skips_no_average(second: str, chunks: int) -> None:
-    """A shared interface that is averaged every 8 steps, stopped after any chunk of a round."""
-    shared = {"interface": "shared", "sync_every": 8}
-    expected = train("stacked", 12, **shared)
-    run = start("sequential", **shared)
+def test_stopping_skips_no_average(
+    second: str, chunks: int, averaged: dict[int, BlockState]
+) -> None:
+    """Stopped after any chunk of a round."""
+    run = start("sequential", **AVERAGED)
     for _ in itertools.islice(run.placement.advance(12), chunks):
         pass
     if second != "sequential":
-        run = moved(second, run, **shared)
+        run = moved(second, run, **AVERAGED)
     assert sum(chunk.num_steps for chunk in run.placement.advance(12)) > 0
     for b in BLOCKS:
-        assert distance(run.placement.state(b), expected[b]) < 1e-6
+        assert distance(run.placement.state(b), averaged[b]) < 1e-6
 
 
 def test_idle_blocks_are_in_host_memory() -> None:

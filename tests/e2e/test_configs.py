@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from dbjax import session
 from dbjax.build import build, read_settings, task_and_trainer
@@ -160,12 +161,22 @@ def test_a_classifier_and_its_twin_train_and_one_is_evaluated(tmp_path):
     assert "Accuracy" in (tmp_path / "report.html").read_text()
 
 
-def test_two_runs_are_evaluated_side_by_side_and_reported(tmp_path):
+@pytest.fixture
+def compiled(tmp_path):
+    """A folder that has only what this test compiles."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "compiled"))
+    compilation_cache.reset_cache()
+    yield tmp_path / "compiled"
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
+
+
+def test_two_runs_are_evaluated_side_by_side_and_reported(tmp_path, compiled):
     runs = [tmp_path / "blocks", tmp_path / "end_to_end"]
     for run in runs:
         config = f"--config={CONFIGS / 'dit_digits.py'}:{run.name}"
         train.main([config, f"--workdir={run}", *BRIEF, *SMALL_DIT])
-    compiled = Path(jax.config.jax_compilation_cache_dir)
     trained = set(compiled.glob("jit_run-*"))
     evaluate.main(["--workdir", *map(str, runs), "--num_samples=32"])
     # The programs that are timed are those of training; memory is that of one step alone.

@@ -11,6 +11,8 @@ import pytest
 from dbjax.errors import SettingError
 from dbjax.families.dit import DiT, DiTConfig
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IMAGE_SHAPE = (4, 6, 3)  # not square, so that rows cannot pass for columns
 NUM_CLASSES = 5
 BATCH = 3

@@ -25,6 +25,8 @@ from tests.helpers import (
     toy_trainer,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 class Plain(nnx.Module):
     """h -> h; the optional second argument is its own affair."""

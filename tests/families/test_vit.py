@@ -14,6 +14,8 @@ from dbjax.families.vit import PlainViT, ViT, ViTConfig
 from dbjax.noise import LogNormalNoise
 from tests.helpers import relative_distance
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IMAGE_SHAPE = (4, 6, 3)  # not square, so that rows cannot pass for columns
 NUM_CLASSES = 5
 BATCH = 3

@@ -3,11 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from dbjax.nn.attention import SelfAttention
 from dbjax.nn.dropout import dropout, split_key
 from dbjax.nn.mlp import MLP
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 RATE = 0.25
 
