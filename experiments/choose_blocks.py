@@ -211,9 +211,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--share",
         type=float,
-        default=0.2,
+        default=0.5,
         metavar="S",
-        help="of the config's steps, which every number of blocks is given; default: 0.2",
+        help="of the config's steps, which every number of blocks is given; default: 0.5",
     )
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N", help="trainings of each; default: 1"

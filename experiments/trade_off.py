@@ -2,8 +2,9 @@
 
 Reads the sweep.json of configs/sweeps/trade_off.py, or of another sweep over data and numbers of
 blocks, and draws quality and memory relative to the uncut network, a curve for each data set. Of
-`experiments.choose_blocks` it draws what was chosen, as rings, and the training time that was
-measured side by side. Points that are missing are not drawn, and named.
+`experiments.choose_blocks` it draws what was chosen, as rings, by the longest probe of a data set,
+and the training time that was measured side by side. Points that are missing are not drawn, and
+named.
 """
 
 import json
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
         type=Path,
         nargs="+",
         default=[],
-        help="choice.json of choose_blocks, one for each data set",
+        help="choice.json of choose_blocks, of each data set one or several",
     )
     parser.add_argument(
         "--measure",
@@ -60,7 +61,8 @@ def main(arguments: Sequence[str]) -> None:
     measure = args.measure or document["measures"][0]
     measures = ", ".join(document["measures"])
     require(measure in document["measures"], "--measure", measure, measures)
-    choices = [json.loads(file.read_text()) for file in args.choices]
+    read = (json.loads(file.read_text()) for file in args.choices)
+    choices = sorted(read, key=lambda choice: choice["share"])
     chosen = {choice["data"]: choice["num_blocks"] for choice in choices}
     quality, memory = (relative(document, key) for key in (measure, MEMORY))
     figure = trade_off_figure(quality, memory, times(choices), label(measure), chosen)
@@ -117,15 +119,14 @@ def times(choices: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
     """Time of a step of all blocks, as a multiple of the uncut network's, by data set.
 
     Args:
-        choices: what is in files choice.json.
+        choices: what is in files choice.json; of several for a data set the last one counts.
     """
-    found = {
-        choice["data"]: {
-            one["num_blocks"]: one["seconds_per_round"] for one in choice["candidates"]
-        }
-        for choice in choices
-    }
-    return {data: {b: x / values[1] for b, x in values.items()} for data, values in found.items()}
+    found: dict[str, dict[int, float]] = {}
+    for choice in choices:
+        seconds = {one["num_blocks"]: one["seconds_per_round"] for one in choice["candidates"]}
+        own = found.setdefault(choice["data"], {})
+        own.update({b: value / seconds[1] for b, value in seconds.items()})
+    return found
 
 
 @matplotlib.rc_context(STYLE)

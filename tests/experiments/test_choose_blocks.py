@@ -40,7 +40,7 @@ def test_a_probe_says_how_many_blocks(chosen):
     out, choice = chosen
     assert choice["num_blocks"] == 2
     assert [one["num_blocks"] for one in choice["candidates"]] == [1, 2]
-    assert choice["steps"] == 4
+    assert choice["steps"] == 10
     assert {one["verdict"] for one in choice["candidates"]} == {"within"}
     added = sum(row["B = 2"] - row["B = 1"] for row in choice["levels"])
     assert added == pytest.approx(choice["candidates"][1]["excess"], rel=1e-6)
@@ -124,11 +124,34 @@ def test_trade_off_is_drawn_relative_to_the_uncut_network(tmp_path, capsys):
     sweep, choice = tmp_path / "sweep.json", tmp_path / "choice.json"
     sweep.write_text(json.dumps(made))
     times = {"candidates": [{"num_blocks": b, "seconds_per_round": 2 + b} for b in (1, 4)]}
-    choice.write_text(json.dumps({"data": "shapes", "num_blocks": 4, **times}))
+    choice.write_text(json.dumps({"data": "shapes", "num_blocks": 4, "share": 0.5, **times}))
     assert trade_off.times([json.loads(choice.read_text())]) == {"shapes": {1: 1.0, 4: 2.0}}
     trade_off.main([f"--sweep={sweep}", f"--choices={choice}", f"--out={tmp_path / 'a.png'}"])
     assert (tmp_path / "a.png").stat().st_size > 0
     assert "not measured: textures 1" in capsys.readouterr().out
+
+
+def test_the_longest_probe_of_a_data_set_is_ringed(tmp_path, monkeypatch):
+    sweep = tmp_path / "sweep.json"
+    sweep.write_text(json.dumps(document(("shapes", 1, 2.0), ("shapes", 4, 3.0))))
+    files = []
+    for share, chosen, counts in ((0.5, 1, (1, 2)), (0.2, 4, (1, 4))):
+        files.append(tmp_path / f"choice_{share}.json")
+        times = [{"num_blocks": b, "seconds_per_round": b / share} for b in counts]
+        told = {"data": "shapes", "num_blocks": chosen, "share": share, "candidates": times}
+        files[-1].write_text(json.dumps(told))
+    drawn = []
+    figure = trade_off.trade_off_figure
+    monkeypatch.setattr(
+        trade_off, "trade_off_figure", lambda *told: drawn.append(told) or figure(*told)
+    )
+    trade_off.main(
+        [f"--sweep={sweep}", "--choices", *map(str, files), f"--out={tmp_path / 'a.png'}"]
+    )
+    ((*_, time, _, chosen),) = drawn
+    assert chosen == {"shapes": 1}
+    # Each was measured beside its own uncut network.
+    assert time == {"shapes": {1: 1.0, 2: 2.0, 4: 4.0}}
 
 
 def test_a_sweep_without_the_uncut_network_is_refused():
